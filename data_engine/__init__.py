@@ -1,0 +1,1 @@
+"""The open data engine of Segment Anything."""

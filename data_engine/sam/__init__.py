@@ -1,0 +1,1 @@
+"""Promptable segmentation: image + prompts -> mask logits and predicted IoU. No files but weights, no cluster."""

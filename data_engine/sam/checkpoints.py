@@ -1,0 +1,215 @@
+"""From a model's name or a file to verified weights: registry, cache, safe loading.
+
+Nothing here executes a pickle: `.pth` files are read with `weights_only=True`, `.safetensors` hold no code at all.
+torch does not check the CRCs of its own zip format (189 of 200 single-bit flips load silently wrong), so a file that
+has a known sha256 is verified before it is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from data_engine.errors import CheckpointError
+from data_engine.sam.checkpoint_layouts import from_huggingface, is_huggingface
+from data_engine.sam.download import download, sha256_of
+from data_engine.sam.model import Sam, SamArchitecture
+
+CACHE_VARIABLE = "DATA_ENGINE_CACHE"
+_RELEASE = "https://dl.fbaipublicfiles.com/segment_anything/"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model known by name. `file` is set for weights that ship with the package, `url` for those to fetch."""
+
+    name: str
+    description: str
+    licence: str
+    sha256: str
+    size: int
+    url: str | None = None
+    file: Path | None = None
+
+
+STARTER_FILE = Path(__file__).parent / "starter" / "starter.safetensors"
+
+
+def registry() -> dict[str, Checkpoint]:
+    """Every model known by name."""
+    starter = json.loads((STARTER_FILE.parent / "starter.json").read_text())
+    known = [
+        Checkpoint(
+            "starter",
+            "small SAM that ships with the package: try things out, no quality promised",
+            "Apache-2.0",
+            starter["sha256"],
+            starter["size"],
+            file=STARTER_FILE,
+        ),
+        Checkpoint(
+            "sam_vit_b",
+            "SAM ViT-B, 91 M parameters (Meta, 2023)",
+            "Apache-2.0",
+            "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+            375042383,
+            url=_RELEASE + "sam_vit_b_01ec64.pth",
+        ),
+        Checkpoint(
+            "sam_vit_l",
+            "SAM ViT-L, 308 M parameters (Meta, 2023)",
+            "Apache-2.0",
+            "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+            1249524607,
+            url=_RELEASE + "sam_vit_l_0b3195.pth",
+        ),
+        Checkpoint(
+            "sam_vit_h",
+            "SAM ViT-H, 636 M parameters (Meta, 2023)",
+            "Apache-2.0",
+            "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+            2564550879,
+            url=_RELEASE + "sam_vit_h_4b8939.pth",
+        ),
+    ]
+    return {checkpoint.name: checkpoint for checkpoint in known}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedCheckpoint:
+    """Verified weights in segment-anything's layout, float32."""
+
+    name: str  # registry name, or the path as given
+    path: Path
+    sha256: str
+    architecture: SamArchitecture
+    state: dict[str, Tensor] = field(repr=False)
+
+
+def cache_dir() -> Path:
+    """Where fetched checkpoints live: $DATA_ENGINE_CACHE, else ~/.cache/data-engine."""
+    root = os.environ.get(CACHE_VARIABLE)
+    return Path(root).expanduser() if root else Path.home() / ".cache" / "data-engine"
+
+
+def cached_path(checkpoint: Checkpoint) -> Path:
+    """Where a known checkpoint is, or will be once fetched."""
+    if checkpoint.file is not None:
+        return checkpoint.file
+    assert checkpoint.url is not None
+    return cache_dir() / "checkpoints" / checkpoint.url.rsplit("/", 1)[-1]
+
+
+def resolve(name_or_path: str | Path) -> tuple[str, Path, str]:
+    """A name or path -> (name, local file, sha256), fetching a known model that is not there yet.
+
+    A known model whose file has another hash is refused: fetched files are verified while they arrive, so the file
+    was damaged or replaced since.
+    """
+    name = str(name_or_path)
+    known = registry().get(name)
+    if known is None:
+        path = Path(name).expanduser()
+        if path.is_dir():  # a Hugging Face model folder
+            path = path / "model.safetensors"
+        if not path.is_file():
+            raise CheckpointError(
+                f"no model {name!r}: not a known name ({', '.join(registry())}) and no file at {path}"
+            )
+        return name, path, sha256_of(path)
+    path = cached_path(known)
+    if not path.exists():
+        if known.url is None:
+            raise CheckpointError(f"{name}: {path} is missing from this installation: reinstall the package")
+        download(known.url, path, sha256=known.sha256, size=known.size)
+        return name, path, known.sha256
+    found = sha256_of(path)
+    if found != known.sha256:
+        raise CheckpointError(
+            f"{path} is not {name}: its sha256 is {found}, expected {known.sha256}. "
+            + ("Reinstall the package." if known.url is None else "Delete the file; it will be fetched again.")
+        )
+    return name, path, found
+
+
+def load_checkpoint(name_or_path: str | Path) -> LoadedCheckpoint:
+    """Reads and checks a SAM checkpoint of either layout. Raises CheckpointError saying what the file really is."""
+    name, path, sha256 = resolve(name_or_path)
+    state = read_state(path)
+    if is_huggingface(state):
+        state = from_huggingface(state)
+    try:
+        architecture = SamArchitecture.of_state(state, decoder_heads=_decoder_heads(path))
+    except KeyError as error:
+        raise CheckpointError(
+            f"{path} is not a SAM checkpoint: it has no tensor {error.args[0]!r} "
+            f"(it has {len(state)} tensors, such as {next(iter(state), 'none')!r})"
+        ) from None
+    except (ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{path} is not a SAM this project can run: {error}") from None
+    with torch.device("meta"):
+        expected = Sam(architecture).state_dict()
+    problems = [f"{key} is missing" for key in expected if key not in state]
+    problems += [
+        f"{key} has shape {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
+        for key, tensor in expected.items()
+        if key in state and state[key].shape != tensor.shape
+    ]
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise CheckpointError(f"{path} is not a complete SAM checkpoint: {'; '.join(problems[:3])}{more}")
+    return LoadedCheckpoint(name, path, sha256, architecture, {key: state[key].float() for key in expected})
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A file of tensors by name, whatever its container. Raises CheckpointError."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        raise CheckpointError(f"{path} is empty: fetch it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a git-LFS pointer, not the weights: run `git lfs pull` where it came from")
+    if head.lstrip()[:1] == b"<":
+        raise CheckpointError(f"{path} is a web page, not the weights: the download was answered with HTML")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as tensors:
+                return {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118 (not a dict)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read, it is probably cut off or damaged: "
+            f"fetch it again ({_first_line(error)})"
+        ) from None
+    except Exception as error:  # the unpickler refuses what is not tensors, with several exception types
+        raise CheckpointError(
+            f"{path} holds more than tensors and was not opened ({_first_line(error)}): "
+            "a SAM checkpoint is a dict of tensors; never load one from a source you do not trust"
+        ) from None
+    for wrapper in ("model", "state_dict"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise CheckpointError(f"{path} is not a dict of tensors but {type(loaded).__name__}: not a SAM checkpoint")
+    return {key.removeprefix("module."): value for key, value in loaded.items()}
+
+
+def _decoder_heads(path: Path) -> int:
+    """The decoder's number of heads, which only a Hugging Face config.json beside the weights can tell."""
+    config = path.parent / "config.json"
+    if path.suffix != ".safetensors" or not config.is_file():
+        return 8
+    try:
+        return int(json.loads(config.read_text()).get("mask_decoder_config", {}).get("num_attention_heads", 8))
+    except (ValueError, TypeError, AttributeError):
+        raise CheckpointError(f"{config} is not a Hugging Face model configuration") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

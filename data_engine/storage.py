@@ -1,0 +1,150 @@
+"""Local paths and fsspec URLs behind one door: which schemes are allowed, and one kind of error for all of them.
+
+fsspec back ends fail in a dozen ways (OSError, aiohttp.ClientError, botocore's own, time-outs). Callers of this
+module see two: FileNotFoundError, and StorageError with the URI, the cause and a remedy.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+from fsspec import AbstractFileSystem
+
+from data_engine.errors import StorageError, UsageError
+
+# scheme -> the package that serves it, named in the error when it is not installed
+_PACKAGES = {
+    "file": "fsspec",
+    "memory": "fsspec",
+    "s3": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "hf": "huggingface_hub",
+    "http": "aiohttp",
+    "https": "aiohttp",
+}
+_SECRET = re.compile(r"(?i)((?:secret|token|password|signature|credential|sig|key)[\w-]*=)[^&\s'\"]+|(//)[^/@\s]+:[^/@\s]+@")
+
+
+def scheme_of(uri: str) -> str:
+    """ "s3" of "s3://bucket/key"; "file" of a local path."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", uri)
+    return match[1].lower() if match else "file"
+
+
+def is_local(uri: str) -> bool:
+    return scheme_of(uri) == "file"
+
+
+def filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
+    """A path or URL -> (file system, path inside it). Raises UsageError for what is not allowed or not installed."""
+    if "::" in uri:
+        raise UsageError(f"{redact(uri)}: chained URLs are not supported; name the file itself")
+    scheme = scheme_of(uri)
+    if scheme not in _PACKAGES:
+        raise UsageError(f"{redact(uri)}: scheme {scheme!r} is not supported; use a local path or {', '.join(_PACKAGES)}")
+    if "@" in urlsplit(uri).netloc and scheme != "abfs" and scheme != "abfss":
+        raise UsageError(f"{redact(uri)}: credentials do not belong in a URL; set them in the environment")
+    if scheme == "file":
+        return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
+    try:
+        fs = fsspec.filesystem(scheme, **_OPTIONS.get(scheme, {}))
+    except (ImportError, ValueError) as error:
+        raise UsageError(
+            f"{redact(uri)}: {scheme}:// needs the package {_PACKAGES[scheme]}: pip install {_PACKAGES[scheme]} ({error})"
+        ) from None
+    return fs, fs._strip_protocol(uri)
+
+
+# Listings are read once and must be current, so none is cached.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "s3": {"use_listings_cache": False, "config_kwargs": {"connect_timeout": 20, "read_timeout": 60}},
+    "gs": {"use_listings_cache": False},
+    "az": {"use_listings_cache": False},
+}
+
+
+def join(root: str, *parts: str) -> str:
+    """`root` (path or URL) with `parts` below it."""
+    return "/".join([root.rstrip("/") or "/", *(part.strip("/") for part in parts)])
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole object. Raises FileNotFoundError or StorageError."""
+    fs, path = filesystem(uri)
+    with translated(uri):
+        return fs.cat_file(path)
+
+
+def list_names(uri: str) -> list[str]:
+    """The names of the files directly below a folder, sorted; empty if there is no such folder."""
+    fs, path = filesystem(uri)
+    with translated(uri):
+        try:
+            entries = fs.ls(path, detail=True)
+        except FileNotFoundError:
+            return []
+    return sorted(entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file")
+
+
+@contextmanager
+def translated(uri: str) -> Iterator[None]:
+    """Turns whatever a back end raises inside the block into FileNotFoundError or StorageError."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError, StorageError, UsageError, MemoryError):
+        raise
+    except PermissionError as error:
+        raise StorageError(f"{redact(uri)}: access denied ({_brief(error)}); check the permissions or credentials") from error
+    except (OSError, ConnectionError, TimeoutError) as error:
+        raise StorageError(f"{redact(uri)}: {_brief(error)}") from error
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in _CLIENT_LIBRARIES:
+            raise
+        if type(error).__name__ == "NoCredentialsError":
+            raise StorageError(
+                f"{redact(uri)}: no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                "or run where the platform provides a role"
+            ) from error
+        raise StorageError(f"{redact(uri)}: {_brief(error)}") from error
+
+
+_CLIENT_LIBRARIES = {"aiohttp", "botocore", "aiobotocore", "fsspec", "s3fs", "gcsfs", "adlfs", "azure", "google", "asyncio"}
+
+
+def redact(text: str) -> str:
+    """`text` without the secrets that URLs and error messages carry."""
+    return _SECRET.sub(lambda match: f"{match[1]}***" if match[1] else f"{match[2]}***@", text)
+
+
+def private_host(uri: str) -> bool:
+    """Whether an http(s) URL leads to this machine, a private network or a metadata service."""
+    host = urlsplit(uri).hostname or ""
+    try:
+        addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False  # it cannot be reached at all; fetching will say so
+    return any(not ipaddress.ip_address(address.split("%")[0]).is_global for address in map(str, addresses))
+
+
+def local_path(uri: str) -> Path:
+    """The Path of a local URI."""
+    assert is_local(uri), uri
+    return Path(filesystem(uri)[1])
+
+
+def _brief(error: Exception) -> str:
+    text = redact((str(error).strip().splitlines() or [""])[0])[:300]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
