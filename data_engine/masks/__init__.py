@@ -1,0 +1,1 @@
+"""Automatic mask generation: an image in, every mask in it out."""

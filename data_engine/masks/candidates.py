@@ -1,0 +1,60 @@
+"""Masks on their way through the filters: columns of facts, and for each mask its pixels in the cheapest form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from rlemasklib import RLEMask
+from torch import Tensor
+
+from data_engine.masks.grid import CropWindow
+from data_engine.masks.upsample import Region, Upsampler
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A mask that has not been put into runs yet, because most candidates never need to be."""
+
+    cells: Tensor  # its own copy of the low-resolution logits in `region`
+    region: Region
+    window: CropWindow
+    upsampler: Upsampler
+
+    def runs(self, threshold: float, height: int, width: int) -> RLEMask:
+        return self.upsampler.runs(self.cells, self.region, threshold, self.window, height, width)
+
+
+@dataclass(slots=True)
+class Candidates:
+    """N masks of one image, in the image's frame."""
+
+    boxes: np.ndarray  # Nx4 int64 (x0, y0, x1, y1), last pixels inside
+    predicted_iou: np.ndarray  # N float32
+    stability: np.ndarray  # N float32
+    area: np.ndarray  # N int64
+    points: np.ndarray  # Nx2 float64 (x, y)
+    window: np.ndarray  # N int64, index into the image's crop windows
+    masks: list[Patch | RLEMask]
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def patch_bytes(self) -> int:
+        """Bytes of pixels held until they are put into runs or dropped."""
+        return sum(mask.cells.nbytes for mask in self.masks if isinstance(mask, Patch))
+
+    def select(self, keep: np.ndarray) -> Candidates:
+        """keep: N bool, or indices in the order wanted."""
+        indices = np.flatnonzero(keep) if keep.dtype == bool else keep
+        columns = {name: getattr(self, name)[indices] for name in _COLUMNS}
+        return Candidates(**columns, masks=[self.masks[i] for i in indices])
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Candidates]) -> Candidates:
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
+        return cls(**columns, masks=[mask for part in parts for mask in part.masks])
+
+
+_COLUMNS = [field.name for field in fields(Candidates) if field.name != "masks"]

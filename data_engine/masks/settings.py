@@ -1,0 +1,72 @@
+"""What `MaskGenerator` can be told. Names and meanings are segment-anything's; the two it lacks are marked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PointGrid = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskSettings:
+    """Settings that decide which masks come out. The defaults are the released ones.
+
+    Raises ValueError naming the field, its value and what would be right.
+    """
+
+    points_per_side: int | None = 32
+    """Points along one side of the prompt grid. None when `point_grids` gives them."""
+    points_per_batch: int = 64
+    """At most so many points run at once. Memory and speed only, never the result."""
+    pred_iou_thresh: float = 0.88
+    """Keep masks whose predicted IoU exceeds this. 0 keeps all."""
+    stability_score_thresh: float = 0.95
+    """Keep masks at least this stable: IoU between the mask at threshold + offset and at threshold - offset."""
+    stability_score_offset: float = 1.0
+    """The offset, in logits, of the stability score."""
+    box_nms_thresh: float = 0.7
+    """Within a crop, of two masks whose boxes overlap more than this, the one with the lower predicted IoU goes."""
+    crop_n_layers: int = 0
+    """Mask again in crops: layer i has 2^i x 2^i of them."""
+    crop_nms_thresh: float = 0.7
+    """Between crops, of two masks whose boxes overlap more than this, the one of the larger crop goes."""
+    crop_overlap_ratio: float = 512 / 1500
+    """Overlap of the crops of layer 1, as a fraction of the image's short side; halved in each further layer."""
+    crop_n_points_downscale_factor: int = 1
+    """Layer i has points_per_side / factor^i points a side."""
+    point_grids: tuple[PointGrid, ...] | None = None
+    """Explicit grids, one a crop layer, of (x, y) in [0, 1]. Excludes points_per_side."""
+    min_mask_region_area: int = 0
+    """Fill holes and remove islands smaller than this many pixels. It does not drop small masks."""
+    max_mask_area_fraction: float = 1.0
+    """(not in the reference) Drop masks covering at least this fraction of the image; 1.0 drops none. SA-1B: 0.95."""
+    drop_small_masks: bool = False
+    """(not in the reference) Drop a mask whose largest piece is below min_mask_region_area, instead of keeping it."""
+
+    # For pydantic, which validates this dataclass as a section of the job's configuration.
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 (slots: not a field)
+
+    def __post_init__(self) -> None:
+        def check(name: str, good: bool, remedy: str) -> None:
+            if not good:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: {remedy}")
+
+        check("points_per_batch", self.points_per_batch >= 1, "use 1 or more")
+        check("crop_n_layers", 0 <= self.crop_n_layers <= 8, "use 0 (no crops) to 8")
+        check("crop_n_points_downscale_factor", self.crop_n_points_downscale_factor >= 1, "use 1 or more")
+        check("min_mask_region_area", self.min_mask_region_area >= 0, "use 0 (off) or a number of pixels")
+        check("stability_score_offset", self.stability_score_offset >= 0, "use 0 or more (logits)")
+        check("crop_overlap_ratio", 0 <= self.crop_overlap_ratio < 1, "use a fraction from 0 up to 1")
+        check("max_mask_area_fraction", 0 < self.max_mask_area_fraction <= 1, "use a fraction above 0, 1 for off")
+        for name in ("box_nms_thresh", "crop_nms_thresh"):
+            check(name, 0 <= getattr(self, name) <= 1, "use an IoU from 0 to 1")
+        if (self.points_per_side is None) == (self.point_grids is None):
+            raise ValueError("give points_per_side or point_grids, not both and not neither")
+        if self.points_per_side is not None:
+            fewest = self.points_per_side // self.crop_n_points_downscale_factor**self.crop_n_layers
+            check("points_per_side", fewest >= 1, "too few for the crop layers: the last one would have no point")
+        if self.point_grids is not None:
+            layers = self.crop_n_layers + 1
+            check("point_grids", len(self.point_grids) >= layers, f"give {layers} grids, one a crop layer")
+        if self.drop_small_masks and not self.min_mask_region_area:
+            raise ValueError("drop_small_masks needs min_mask_region_area: it drops masks below that area")

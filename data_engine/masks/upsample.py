@@ -1,0 +1,148 @@
+"""Low-resolution logits -> full-resolution facts (stability, area, box, runs), exactly, touching few pixels.
+
+The reference interpolates every mask twice at full size (256 -> 1024 -> cut off the padding -> image size). Bilinear
+interpolation is linear and separable, so both steps together are one small matrix a side; and it is a convex
+combination, so where every contributing logit lies at or below the lowest threshold asked about, no pixel can exceed
+it. Only the box of the logits above that threshold is ever computed, in bands of columns of bounded size. One-step
+interpolation would be simpler and wrong: it moves hundreds of pixels a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from rlemasklib import RLEMask
+from torch import Tensor
+from torch.nn import functional as F
+
+from data_engine.masks import rle
+from data_engine.masks.grid import CropWindow
+
+_BAND_BYTES = 2**25  # of float32 logits at a time, whatever the image size
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A box of pixels of a crop (right and bottom exclusive) and the box of logits that they are interpolated from."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+    cells_y: slice
+    cells_x: slice
+
+    @property
+    def height(self) -> int:
+        return self.y1 - self.y0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Facts about N masks at full resolution of their crop, on the host."""
+
+    stability: np.ndarray  # N float32; NaN where the mask is empty even at the low threshold
+    area: np.ndarray  # N int64 pixels above the threshold
+    boxes: np.ndarray  # Nx4 int64 (x0, y0, x1, y1) in the crop, last pixels inside; zeros where the mask is empty
+    regions: list[Region]  # outside of these no pixel exceeds threshold - offset
+
+
+class Upsampler:
+    """From the model's logits grid to the pixels of one crop shape."""
+
+    def __init__(
+        self, logits_size: int, image_size: int, input_shape: tuple[int, int], shape: tuple[int, int], device: torch.device
+    ) -> None:
+        """image_size: side of the model's frame; input_shape: (height, width) of the crop inside the frame;
+        shape: (height, width) of the crop in pixels."""
+        self._rows, self._row_reach = _axis(logits_size, image_size, input_shape[0], shape[0], device)
+        self._columns, self._column_reach = _axis(logits_size, image_size, input_shape[1], shape[1], device)
+
+    def measure(self, logits: Tensor, threshold: float, offset: float) -> Measured:
+        """logits NxLxL float32 -> stability, area and box at `threshold`, with the stability score's `offset`."""
+        regions = self._regions(logits > threshold - offset)
+        totals = np.zeros((3, len(regions)), np.int64)
+        boxes = np.zeros((len(regions), 4), np.int64)
+        for i, region in enumerate(regions):
+            inside, rows = [], torch.zeros(region.height, dtype=torch.bool, device=logits.device)
+            for band in self._bands(logits[i, region.cells_y, region.cells_x], region):
+                mask = band > threshold
+                inner, outer = band > threshold + offset, band > threshold - offset
+                totals[:, i] += [int(torch.count_nonzero(pixels)) for pixels in (inner, outer, mask)]
+                inside.append(mask.any(1))
+                rows |= mask.any(0)
+            if totals[2, i]:
+                (x0, x1), (y0, y1) = _extent(torch.cat(inside)), _extent(rows)
+                boxes[i] = region.x0 + x0, region.y0 + y0, region.x0 + x1, region.y0 + y1
+        with np.errstate(invalid="ignore"):
+            stability = totals[0].astype(np.float32) / totals[1].astype(np.float32)
+        return Measured(stability, totals[2], boxes, regions)
+
+    def runs(self, cells: Tensor, region: Region, threshold: float, window: CropWindow, height: int, width: int) -> RLEMask:
+        """One mask -> its runs in the image of height x width.
+
+        cells: the mask's logits in `region` (logits[region.cells_y, region.cells_x]); window: the crop they belong to.
+        """
+        positions = [np.zeros(0, np.int64)]
+        x = window.x0 + region.x0
+        for band in self._bands(cells, region):
+            positions.append(rle.boundaries(band > threshold, x, window.y0 + region.y0, height))
+            x += len(band)
+        return rle.from_boundaries(np.concatenate(positions), height, width)
+
+    def _regions(self, active: Tensor) -> list[Region]:
+        """active NxLxL bool -> for each mask the box of pixels that its active logits reach."""
+        rows, columns = active.any(2).cpu().numpy(), active.any(1).cpu().numpy()
+        return [
+            Region(x0, y0, x1, y1, cells_y, cells_x)
+            for (y0, y1, cells_y), (x0, x1, cells_x) in zip(
+                (_reached(row, self._row_reach) for row in rows),
+                (_reached(column, self._column_reach) for column in columns),
+                strict=True,
+            )
+        ]
+
+    def _bands(self, cells: Tensor, region: Region) -> Iterator[Tensor]:
+        """The region's logits at full resolution, transposed, in bands of columns: each bxH."""
+        rows = self._rows[region.y0 : region.y1, region.cells_y] @ cells
+        step = max(1, _BAND_BYTES // (4 * max(1, region.height)))
+        for x in range(region.x0, region.x1, step):
+            yield self._columns[x : min(x + step, region.x1), region.cells_x] @ rows.mT
+
+
+def _reached(active: np.ndarray, reach: np.ndarray) -> tuple[int, int, slice]:
+    """The pixels that active logits reach along one side, and the logits that reach those pixels."""
+    cells = np.flatnonzero(active)
+    if len(cells):
+        between = reach[cells[0] : cells[-1] + 1]
+        first, last = between[:, 0].min(), between[:, 1].max()
+        contributing = np.flatnonzero((reach[:, 0] < last) & (reach[:, 1] > first))
+        if len(contributing):
+            return int(first), int(last), slice(int(contributing[0]), int(contributing[-1]) + 1)
+    return 0, 0, slice(0, 0)
+
+
+@lru_cache(maxsize=64)
+def _axis(logits: int, frame: int, kept: int, pixels: int, device: torch.device) -> tuple[Tensor, np.ndarray]:
+    """Both interpolation steps along one side as one matrix, pixels x logits, and which pixels each logit reaches.
+
+    The weights are read off torch's own interpolation of an identity matrix, so they are its weights to the bit.
+    Reach: logits x 2, first pixel and one past the last; an empty range is (pixels, 0).
+    """
+    identity = torch.eye(logits)[None]
+    middle = F.interpolate(identity, frame, mode="linear", align_corners=False)[..., :kept]
+    matrix = F.interpolate(middle, pixels, mode="linear", align_corners=False)[0].T.contiguous()
+    used = matrix.numpy() != 0
+    first = np.where(used.any(0), used.argmax(0), pixels)
+    last = np.where(used.any(0), pixels - used[::-1].argmax(0), 0)
+    return matrix.to(device), np.stack([first, last], 1)
+
+
+def _extent(hits: Tensor) -> tuple[int, int]:
+    """First and last hit along one side."""
+    (where,) = hits.nonzero(as_tuple=True)
+    return int(where[0]), int(where[-1])
