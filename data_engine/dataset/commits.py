@@ -108,6 +108,7 @@ class Manifest:
     fingerprint: str
     totals: Totals
     commits: tuple[CommitRecord, ...]
+    owner: str
     created_at: str = ""
 
     def to_json(self) -> bytes:
@@ -121,6 +122,7 @@ class Manifest:
                 fingerprint=fields["fingerprint"],
                 totals=Totals(**fields["totals"]),
                 commits=tuple(CommitRecord._from_dict(record, where) for record in fields["commits"]),
+                owner=fields["owner"],
                 created_at=fields["created_at"],
             )
         except (KeyError, TypeError) as error:

@@ -113,6 +113,10 @@ class MaskDataset:
             yield DatasetImage(row, ready.slice(0, wanted))
             ready = ready.slice(wanted)
 
+    def image_ids(self, record: CommitRecord) -> list[str]:
+        """Ids of the images of one committed slice, in order."""
+        return self._open(record.images).read(columns=["image_id"])["image_id"].to_pylist()
+
     def images(self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None) -> pa.Table:
         """The images table, or some columns and rows of it."""
         return self.arrow("images").to_table(columns=list(columns) if columns else None, filter=filter)

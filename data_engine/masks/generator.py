@@ -11,7 +11,7 @@ suppression that drops most of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,6 +35,10 @@ EDGE_TOLERANCE = 20  # pixels from an inner crop edge within which a box counts 
 
 class NonFiniteOutput(DataEngineError):
     """The model gave NaN or infinity for this image. They pass or fail every comparison by accident, so none is used."""
+
+
+class Interrupted(Exception):
+    """The caller asked `run` to stop. Nothing of the image is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +102,8 @@ class MaskGenerator:
         return PreparedImage(height, width, windows, views)
 
     @torch.inference_mode()
-    def run(self, image: PreparedImage) -> ImageMasks:
-        """The masks of a prepared image. Raises NonFiniteOutput."""
+    def run(self, image: PreparedImage, interrupted: Callable[[], bool] = lambda: False) -> ImageMasks:
+        """The masks of a prepared image. Raises NonFiniteOutput, and Interrupted soon after `interrupted` says so."""
         counts = MaskCounts()
         by_window: list[Candidates] = []
         for index, view in enumerate(image.views):
@@ -109,6 +113,8 @@ class MaskGenerator:
             chunks: list[Candidates] = []
             held = sum(group.patch_bytes() for group in by_window)
             for chunk in self._window_candidates(image, index, view, embeddings, counts):
+                if interrupted():
+                    raise Interrupted
                 chunks.append(chunk)
                 held += chunk.patch_bytes()
                 if held > self.memory_budget:

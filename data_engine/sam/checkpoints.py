@@ -106,6 +106,12 @@ def cached_path(checkpoint: Checkpoint) -> Path:
     return cache_dir() / "checkpoints" / checkpoint.url.rsplit("/", 1)[-1]
 
 
+def identify(name_or_path: str | Path) -> str:
+    """The sha256 that a model's weights have or, for a known model that is not fetched yet, must have."""
+    known = registry().get(str(name_or_path))
+    return known.sha256 if known else resolve(name_or_path)[2]
+
+
 def resolve(name_or_path: str | Path) -> tuple[str, Path, str]:
     """A name or path -> (name, local file, sha256), fetching a known model that is not there yet.
 

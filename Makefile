@@ -1,0 +1,52 @@
+# make demo   photographs in, masks out: everything from set-up to pictures
+# make test   set-up, then the whole test suite
+# make help   the rest
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := demo-output
+
+.PHONY: help setup demo test test-slow lint format starter clean
+
+help:  ## Show this list.
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY)  ## Make .venv with locked dependencies.
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed, $(PYTHON) is $$($(PYTHON) --version): make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "The venv module is missing: install it (Debian: apt install python3-venv)"; exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+demo: $(READY)  ## Mask the bundled photographs with the starter model, audit the result, draw pictures.
+	rm -rf $(DEMO)
+	$(BIN)/data-engine generate examples/photos $(DEMO)/masks --config quickstart --set input.recursive=false
+	$(BIN)/data-engine audit $(DEMO)/masks
+	$(BIN)/data-engine export $(DEMO)/masks $(DEMO)/pictures --format overlays
+	@echo "Open the pictures in $(DEMO)/pictures"
+
+test: $(READY)  ## Set up and run the test suite.
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)  ## The tests that take minutes each.
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)  ## Style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## Put the code into shape.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+starter: $(READY)  ## Train the starter model again, from its recipe.
+	$(BIN)/python -m data_engine.train --config configs/starter.yaml --output starter-output
+
+clean:  ## Remove what make made.
+	rm -rf $(VENV) $(DEMO) starter-output build dist .pytest_cache .mypy_cache .ruff_cache

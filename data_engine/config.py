@@ -1,0 +1,224 @@
+"""Every setting of a job, typed and checked: presets and YAML files in, one frozen `JobConfig` out.
+
+The sections `model`, `masks`, `input` and `output` decide what the dataset contains; they are frozen into its plan and
+may not change when a job resumes. The section `run` says how to get there on this machine, and may differ every time.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from data_engine.errors import ConfigError
+from data_engine.images.settings import InputSettings
+from data_engine.masks.settings import MaskSettings
+
+DEFAULT_PRESET = "quickstart"
+_MAX_FILE_BYTES = 1 << 20
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ModelSettings(_Section):
+    """Which weights, in which precision."""
+
+    name: str = Field("starter", description="a known model (data-engine models) or a checkpoint file")
+    precision: Literal["reference", "fast"] = Field(
+        "reference", description="reference: float32 throughout; fast: bfloat16 image encoder"
+    )
+
+
+class OutputSettings(_Section):
+    """How the dataset is cut into commits."""
+
+    images_per_commit: int = Field(
+        1000, ge=1, le=1_000_000, description="images a commit; what a crash can cost is less than one commit a worker"
+    )
+
+
+class RunSettings(_Section):
+    """How to run here. Never changes the result."""
+
+    engine: Literal["local"] = "local"
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    decode_threads: int = Field(default_factory=lambda: min(4, os.cpu_count() or 1), ge=1, le=256)
+    prefetch_images: int = Field(8, ge=1, description="decoded images kept ready for the model")
+    image_memory: int = Field(1 << 30, ge=1 << 20, description="bytes of decoded images in flight")
+    mask_memory: int = Field(1 << 29, ge=1 << 20, description="bytes of candidate masks held before suppression")
+    single_writer: bool = Field(False, description="accept a store without conditional writes; you promise one writer")
+    give_up_after: int = Field(20, ge=1, description="stop when the model has failed on so many images and on no other")
+
+
+def _as_section(value: Any) -> Any:
+    return {} if value is None else value  # an empty section in YAML
+
+
+class JobConfig(_Section):
+    """A whole job's settings."""
+
+    model: Annotated[ModelSettings, BeforeValidator(_as_section)] = ModelSettings()
+    masks: Annotated[MaskSettings, BeforeValidator(_as_section)] = MaskSettings()
+    input: Annotated[InputSettings, BeforeValidator(_as_section)] = InputSettings()
+    output: Annotated[OutputSettings, BeforeValidator(_as_section)] = OutputSettings()
+    run: Annotated[RunSettings, BeforeValidator(_as_section)] = RunSettings()
+
+    def content(self) -> dict[str, Any]:
+        """The settings that decide what the dataset contains, as plain JSON values."""
+        only_speed = {"masks": {"points_per_batch"}, "input": {"fetch_threads"}}
+        return self.model_dump(mode="json", exclude={"run": True, **only_speed})
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_config(source: str | Path | None = None, overrides: Iterable[str] = ()) -> JobConfig:
+    """A preset's name, a YAML file or nothing (the default preset), then overrides such as "masks.points_per_side=16".
+
+    Raises ConfigError naming the file, the key, the value and, for an unknown key, the nearest known one.
+    """
+    where = str(source or DEFAULT_PRESET)
+    values = _read_yaml(_find(where))
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"--set {override!r}: write it as section.setting=value")
+        _set(values, key.strip().split("."), parse_yaml(text, f"--set {override!r}"), override)
+    return resolve(values, where)
+
+
+def resolve(values: Mapping[str, Any], where: str) -> JobConfig:
+    """Plain values -> a checked configuration. Raises ConfigError."""
+    try:
+        return JobConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(f"{where}: " + "; ".join(_explain(problem) for problem in error.errors())) from None
+
+
+def presets() -> dict[str, Path]:
+    """Presets by name."""
+    packaged = Path(__file__).parent / "configs"  # in an installed package; in a checkout they lie beside it
+    folder = packaged if packaged.is_dir() else Path(__file__).parent.parent / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml")) if "masks:" in path.read_text()}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """ "masks.points_per_side: 32 -> 16" for every setting that differs."""
+    found = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: {json.dumps(a)} -> {json.dumps(b)}")
+    return found
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without its traps: duplicate keys and aliases are errors, 1e-3 is a number, on and 12:30 are text."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":int", ":bool", ":timestamp"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not allowed", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _add_resolvers() -> None:
+    import re
+
+    number = r"[-+]?(?:0|[1-9][0-9_]*)"
+    patterns = {
+        "int": (rf"{number}", "-+0123456789"),
+        "float": (r"[-+]?(?:[0-9][0-9_]*)?(?:\.[0-9_]+|[0-9]\.)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+", "-+.0123456789"),
+        "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    }
+    for kind, (pattern, first) in patterns.items():
+        _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(rf"^(?:{pattern})$"), list(first))
+
+
+_add_resolvers()
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """YAML text -> plain values. Raises ConfigError with the line."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{where}{line}: {getattr(error, 'problem', None) or 'not YAML'}") from None
+
+
+def _find(name: str) -> Path:
+    known = presets()
+    if name in known:
+        return known[name]
+    path = Path(name).expanduser()
+    if not path.is_file():
+        guess = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {guess[0]!r}?" if guess else ""
+        raise ConfigError(f"no configuration {name!r}: not a preset ({', '.join(known)}) and no such file{hint}")
+    return path
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > _MAX_FILE_BYTES:
+        raise ConfigError(f"{path} is {path.stat().st_size:,} bytes: that is no configuration")
+    values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected sections such as 'model:' and 'masks:', found {type(values).__name__}")
+    return values
+
+
+def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:
+    for key in path[:-1]:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {override!r}: {key!r} is a value, not a section")
+    values[path[-1]] = value
+
+
+def _explain(problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    name = ".".join(location)
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        guess = difflib.get_close_matches(location[-1], _known_keys(location[:-1]), n=1)
+        return f"unknown setting {name!r}" + (f"; did you mean {guess[0]!r}?" if guess else "")
+    message = problem["msg"].removeprefix("Value error, ")
+    value = "" if isinstance(problem["input"], dict) else f" (it is {problem['input']!r})"
+    return f"{name}: {message}{value}" if name else message
+
+
+def _known_keys(section: list[str]) -> list[str]:
+    kind: Any = JobConfig
+    for name in section:
+        field = getattr(kind, "model_fields", {}).get(name)
+        kind = field.annotation if field else None
+    if kind is None:
+        return []
+    return list(getattr(kind, "model_fields", None) or getattr(kind, "__dataclass_fields__", {}))

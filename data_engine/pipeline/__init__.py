@@ -1,0 +1,1 @@
+"""Turning a plan into committed shards, on this machine."""

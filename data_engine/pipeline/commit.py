@@ -1,0 +1,203 @@
+"""Writing to a dataset's store: whole objects, durable, and put-if-absent where it decides who wins.
+
+What stores really do with a conditional write (measured, see docs/dataset-format.md) shapes this module: the commit is
+one small non-empty object; "exists" arrives as FileExistsError or as an OSError; a winner can be told that it lost,
+when its answer was dropped and the retry met its own object; some stores ignore the condition altogether.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from data_engine.errors import StorageError
+from data_engine.storage import filesystem, is_local, join, local_path, read_bytes, translated
+
+_ATTEMPTS = 6
+
+
+def new_owner() -> str:
+    """A token that no other process has."""
+    return uuid.uuid4().hex
+
+
+def put(uri: str, data: bytes) -> None:
+    """Writes a whole object under a name nobody else uses. It is there completely or not at all."""
+    if is_local(uri):
+        path = local_path(uri)
+        with _local_errors(path), _temporary(path, data) as temporary:
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+        return
+    _retry(lambda: _remote_put(uri, data, "overwrite"))
+
+
+def put_if_absent(uri: str, data: bytes, single_writer: bool = False) -> bool:
+    """Writes a whole object unless the name is taken. Returns whether the object there is this one.
+
+    `data` must be unique to its writer (carry an owner token): when the store says "exists", the object is read back
+    and compared, because the answer to our own write may have been lost.
+    """
+    assert data, "an empty object is not written conditionally by some stores"
+    if is_local(uri):
+        won = _local_put_if_absent(local_path(uri), data)
+    elif single_writer:
+        won = not _exists(uri)
+        if won:
+            _retry(lambda: _remote_put(uri, data, "overwrite"))
+    else:
+        won = _retry(lambda: _remote_put(uri, data, "create"))
+    return won or read_bytes(uri) == data
+
+
+def delete(uri: str) -> None:
+    """Removes an object of ours that lost its race. Failing to is harmless: nothing refers to it."""
+    fs, path = filesystem(uri)
+    with suppress(Exception):
+        fs.rm_file(path)
+
+
+def check_store(root: str, single_writer: bool = False) -> None:
+    """Proves that `root` can be written, and that it honours put-if-absent. Raises StorageError with the remedy."""
+    probe = join(root, "_plan", f"probe-{uuid.uuid4().hex}")
+    try:
+        first = put_if_absent(probe, b"first", single_writer)
+        second = put_if_absent(probe, b"second", single_writer)
+        kept = read_bytes(probe)
+    finally:
+        delete(probe)
+    if not first or second or kept != b"first":
+        raise StorageError(
+            f"{root}: this store ignores conditional writes (put-if-absent), so two writers could overwrite each other. "
+            "Use another store, or set run.single_writer=true and make sure that only one process writes at a time"
+        )
+
+
+def _remote_put(uri: str, data: bytes, mode: str) -> bool:
+    """One PUT. Returns False when the name is taken."""
+    fs, path = filesystem(uri)
+    with translated(uri):
+        try:
+            fs.pipe_file(path, data, mode=mode)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if mode == "create" and _says_exists(error):
+                return False
+            raise
+    return True
+
+
+def _says_exists(error: OSError) -> bool:
+    """A failed precondition comes as EINVAL from some S3 stores (Ceph RGW), with the code in the text."""
+    text = str(error)
+    return error.errno in (errno.EEXIST, errno.EINVAL) and ("PreconditionFailed" in text or "412" in text)
+
+
+def _exists(uri: str) -> bool:
+    fs, path = filesystem(uri)
+    with translated(uri):
+        return fs.exists(path)
+
+
+def _retry(action: Callable[[], bool], sleep: Callable[[float], None] = time.sleep) -> bool:
+    """Tries again after transient failures (503, 409, time-outs), with growing pauses and jitter."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return action()
+        except StorageError as error:
+            if isinstance(error.__cause__, PermissionError) or attempt == _ATTEMPTS - 1:
+                raise
+            sleep(min(20.0, 0.5 * 2**attempt) * random.uniform(0.5, 1.5))
+    raise AssertionError("unreachable")
+
+
+def _local_put_if_absent(path: Path, data: bytes) -> bool:
+    with _local_errors(path), _temporary(path, data) as temporary:
+        try:
+            os.link(temporary, path)  # fails if the name is taken; the content is there from the first moment
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK):
+                raise
+            return _exclusive_create(path, data)
+        _sync_folder(path.parent)
+    return True
+
+
+def _exclusive_create(path: Path, data: bytes) -> bool:
+    """For file systems without hard links (FAT, some network mounts). Exclusive; a crash can leave it unfinished."""
+    try:
+        with open(path, "xb") as file:
+            file.write(data)
+            os.fsync(file.fileno())
+    except FileExistsError:
+        return False
+    return True
+
+
+class _temporary:
+    """A synced file with `data` beside `path`, removed at the end if it is still there."""
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        self._path = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        self._data = data
+
+    def __enter__(self) -> Path:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(self._path, "wb") as file:
+                file.write(self._data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            self._path.unlink(missing_ok=True)
+            raise
+        return self._path
+
+    def __exit__(self, *_: object) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+class _local_errors:
+    """Says in one line what a local file system refused, and what to do."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if not isinstance(error, OSError) or isinstance(error, FileExistsError):
+            return
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = _free_bytes(self._path)
+            raise StorageError(
+                f"{self._path}: no space left on the device ({free:,} bytes free); free some and run the same command again"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise StorageError(f"{self._path}: cannot be written ({error.strerror}); choose another output") from error
+        raise StorageError(f"{self._path}: {error.strerror or error}") from error
+
+
+def _free_bytes(path: Path) -> int:
+    while not path.exists():
+        path = path.parent
+    stats = os.statvfs(path)
+    return stats.f_bavail * stats.f_frsize
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the new name itself survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,50 @@
+"""What a shard runner reports while it works. Outcomes are types, so that whoever listens cannot forget one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from data_engine.dataset.commits import CommitRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStarted:
+    """The model begins with this image: if the process dies now, this is the image it held."""
+
+    shard: str
+    image_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDone:
+    shard: str
+    image_id: str
+    masks: int
+    error_type: str | None
+    error_message: str | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SliceCommitted:
+    record: CommitRecord
+
+
+@dataclass(frozen=True, slots=True)
+class SliceLost:
+    """Another writer committed this slice first. The rest of the shard was left to it."""
+
+    shard: str
+    slice: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFailed:
+    """The shard could not be read to its end. What was committed stands; a later run goes on from there."""
+
+    shard: str
+    uri: str
+    message: str
+
+
+Event = ImageStarted | ImageDone | SliceCommitted | SliceLost | ShardFailed

@@ -1,0 +1,285 @@
+"""What is to be done, decided once: the job's settings, the model and the ordered list of shards.
+
+`_plan/job.json` is put if absent, and names the shard table by its content. Whoever comes later, to resume or beside a
+running job, takes the plan that is there, or is told which settings differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from io import BytesIO
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_engine import __version__
+from data_engine.config import JobConfig, differences
+from data_engine.dataset.commits import PLAN_FILE, CommitRecord
+from data_engine.dataset.schema import SCHEMA_VERSION, check_version
+from data_engine.errors import DatasetError, PlanMismatch, SourceError
+from data_engine.images.settings import InputSettings
+from data_engine.images.shard import FileEntry, Shard
+from data_engine.images.sources import list_shards, read_shard
+from data_engine.pipeline.commit import new_owner, put, put_if_absent
+from data_engine.sam.checkpoints import identify
+from data_engine.storage import is_local, join, local_path, read_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedShard:
+    """A shard, and how many of its images belong to the job (all, unless a limit cuts it)."""
+
+    shard: Shard
+    take: int | None = None
+
+    @property
+    def id(self) -> str:
+        return self.shard.id
+
+    @property
+    def images(self) -> int | None:
+        """How many images it holds, if that is known before it is read."""
+        return self.take if self.take is not None else self.shard.images
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPlan:
+    """A job, frozen."""
+
+    input: str
+    limit: int | None
+    config: dict[str, Any]  # the settings that decide the content
+    model_name: str
+    model_sha256: str
+    shards: tuple[PlannedShard, ...]
+    warnings: tuple[str, ...] = ()
+    skipped: dict[str, int]  # what lay in the input and is no image, by reason
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything that decides the content: settings, model, input."""
+        shards = [[s.id, s.shard.size, s.shard.etag, s.take] for s in self.shards]
+        identity = [SCHEMA_VERSION.split(".")[0], *self._identity().values(), shards]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def images(self) -> int | None:
+        """Images in the job, if that is known before they are read."""
+        counts = [shard.images for shard in self.shards]
+        return sum(counts) if None not in counts else None  # type: ignore[arg-type]
+
+    @property
+    def bytes(self) -> int:
+        return sum(shard.shard.size or 0 for shard in self.shards)
+
+    @property
+    def images_per_commit(self) -> int:
+        return int(self.config["output"]["images_per_commit"])
+
+    def metadata(self) -> dict[str, Any]:
+        """What every file of the dataset says of its origin."""
+        return {
+            "fingerprint": self.fingerprint,
+            "code_version": __version__,
+            "model": {"name": self.model_name, "sha256": self.model_sha256},
+            "config": self.config,
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be equal for two plans to be the same job. A model is its weights, not the name of a file."""
+        settings = {**self.config, "model": {**self.config["model"], "name": None, "sha256": self.model_sha256}}
+        return {"settings": settings, "input": self.input, "limit": self.limit}
+
+    def refuse_unless_same(self, other: JobPlan, root: str) -> None:
+        """Raises PlanMismatch naming what differs between this plan, found at `root`, and the one asked for."""
+        different = differences(self._identity(), other._identity())
+        if different:
+            listed = "; ".join(line.removeprefix("settings.") for line in different)
+            raise PlanMismatch(
+                f"{root} belongs to a job with other settings ({listed}). "
+                "Use the same settings to resume it, or another output for a new job"
+            )
+
+
+def make_plan(input_uri: str, config: JobConfig, limit: int | None = None) -> JobPlan:
+    """Lists the input and freezes the job. Reads, writes nothing. Raises SourceError, CheckpointError, UsageError."""
+    listing = list_shards(input_uri, config.input)
+    shards: Iterable[PlannedShard] = [PlannedShard(shard) for shard in listing.shards]
+    if limit is not None:
+        shards = _first_images(shards, limit, config.input)
+    return JobPlan(
+        input=str(local_path(input_uri)) if is_local(input_uri) else input_uri,
+        limit=limit,
+        config=config.content(),
+        model_name=config.model.name,
+        model_sha256=identify(config.model.name),
+        shards=tuple(shards),
+        warnings=tuple(listing.warnings),
+        skipped=dict(listing.skipped),
+    )
+
+
+def read_plan(root: str) -> JobPlan | None:
+    """The plan of a dataset, or None where there is none. Raises DatasetError for a damaged one."""
+    where = join(root, PLAN_FILE)
+    try:
+        data = read_bytes(where)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        job = json.loads(data)
+        check_version(job["schema_version"], where)
+        table = read_bytes(join(root, job["shards"]["file"]))
+        if hashlib.sha256(table).hexdigest() != job["shards"]["sha256"]:
+            raise DatasetError(f"{join(root, job['shards']['file'])} is damaged: its sha256 is not the one in {where}")
+        plan = JobPlan(
+            input=job["input"],
+            limit=job["limit"],
+            config=job["config"],
+            model_name=job["model"]["name"],
+            model_sha256=job["model"]["sha256"],
+            shards=_shards_from_table(pq.read_table(BytesIO(table), page_checksum_verification=True)),
+            warnings=tuple(job["warnings"]),
+            skipped=job["skipped"],
+        )
+    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+        raise DatasetError(f"{where} is damaged ({type(error).__name__}: {error})") from None
+    if plan.fingerprint != job["fingerprint"]:
+        raise DatasetError(f"{where} is damaged: its content does not have the fingerprint it names")
+    return plan
+
+
+def write_plan(root: str, plan: JobPlan, single_writer: bool = False) -> JobPlan:
+    """Makes `plan` the plan of the dataset at `root`, unless another process was faster: returns the one that stands."""
+    table = _shards_to_table(plan.shards)
+    sink = BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    data = sink.getvalue()
+    digest = hashlib.sha256(data).hexdigest()
+    file = f"_plan/shards-{digest[:16]}.parquet"
+    put(join(root, file), data)
+    job = {
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": plan.fingerprint,
+        "input": plan.input,
+        "limit": plan.limit,
+        "model": {"name": plan.model_name, "sha256": plan.model_sha256},
+        "config": plan.config,
+        "shards": {"file": file, "sha256": digest, "count": len(plan.shards), "bytes": plan.bytes, "images": plan.images},
+        "skipped": plan.skipped,
+        "warnings": list(plan.warnings),
+        "code_version": __version__,
+        "created_at": now(),
+        "owner": new_owner(),
+    }
+    if put_if_absent(join(root, PLAN_FILE), (json.dumps(job, indent=1) + "\n").encode(), single_writer):
+        return plan
+    stands = read_plan(root)
+    assert stands is not None, "the plan was there a moment ago"
+    stands.refuse_unless_same(plan, root)
+    return stands
+
+
+def new_inputs(plan: JobPlan, current: JobPlan) -> int:
+    """How many images (or, where they are not listed, shards) the input has gained since the plan was made."""
+
+    def names(p: JobPlan) -> set[str]:
+        return {name for s in p.shards for name in ([file.image_id for file in s.shard.files] or [s.id])}
+
+    return 0 if plan.limit is not None else len(names(current) - names(plan))
+
+
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """Where the work on a shard goes on."""
+
+    slice: int
+    image: int
+    offset: int | None
+
+
+def remaining(plan: JobPlan, commits: Iterable[CommitRecord]) -> dict[str, Remaining]:
+    """Shards that are not finished, in the plan's order, each with the point to go on from."""
+    last: dict[str, CommitRecord] = {}
+    for record in commits:
+        if record.shard not in last or record.slice > last[record.shard].slice:
+            last[record.shard] = record
+    todo = {}
+    for planned in plan.shards:
+        record = last.get(planned.id)
+        if record is None:
+            todo[planned.id] = Remaining(0, 0, None)
+        elif not record.final:
+            todo[planned.id] = Remaining(
+                record.slice + 1, record.first_image + record.totals.images, record.next_offset
+            )
+    return todo
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _first_images(shards: Iterable[PlannedShard], limit: int, settings: InputSettings) -> list[PlannedShard]:
+    """The shards that hold the first `limit` images, the last one cut. Shards of unknown length are read to count."""
+    if limit < 1:
+        raise SourceError(f"--limit {limit}: use 1 or more")
+    taken = []
+    for planned in shards:
+        known = planned.shard.images
+        count = min(known, limit) if known is not None else sum(1 for _ in islice(read_shard(planned.shard, settings), limit))
+        taken.append(replace(planned, take=count))
+        limit -= count
+        if not limit:
+            break
+    return taken
+
+
+_FILE = pa.struct([("image_id", pa.string()), ("uri", pa.string()), ("size", pa.int64()), ("etag", pa.string())])
+_SHARDS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("kind", pa.string()),
+        ("uri", pa.string()),
+        ("prefix", pa.string()),
+        ("size", pa.int64()),
+        ("etag", pa.string()),
+        ("images", pa.int64()),
+        ("take", pa.int64()),
+        ("row_groups", pa.list_(pa.int64())),
+        ("files", pa.list_(_FILE)),
+    ]
+)
+
+
+def _shards_to_table(shards: Iterable[PlannedShard]) -> pa.Table:
+    rows = [
+        {
+            **{name: getattr(planned.shard, name) for name in ("id", "kind", "uri", "prefix", "size", "etag", "images")},
+            "take": planned.take,
+            "row_groups": planned.shard.row_groups,
+            "files": [{name: getattr(file, name) for name in _FILE.names} for file in planned.shard.files],
+        }
+        for planned in shards
+    ]
+    return pa.Table.from_pylist(rows, _SHARDS)
+
+
+def _shards_from_table(table: pa.Table) -> tuple[PlannedShard, ...]:
+    shards = []
+    for row in table.to_pylist():
+        take, groups, files = row.pop("take"), row.pop("row_groups"), row.pop("files")
+        shard = Shard(
+            **row,
+            row_groups=tuple(groups) if groups else None,
+            files=tuple(FileEntry(**file) for file in files),
+        )
+        shards.append(PlannedShard(shard, take))
+    return tuple(shards)

@@ -1,0 +1,169 @@
+"""What a person sees while a job runs: a live line on a terminal, plain lines elsewhere, a table at the end."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from data_engine.dataset.commits import CommitRecord, Totals
+from data_engine.pipeline.events import Event, ImageDone, ShardFailed, SliceCommitted, SliceLost
+from data_engine.pipeline.plan import JobPlan
+
+if TYPE_CHECKING:
+    from data_engine.pipeline.local import JobReport
+
+_LINE_EVERY_S = 10.0
+_EXAMPLES = 3
+
+
+class Progress:
+    """Counts events and shows them. `silent()` only counts."""
+
+    def __init__(self, console: Console | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._live: Live | None = None
+        self._begun = self._spoken = clock()
+        self._images = self._masks = 0
+        self._before = Totals()
+        self._expected: int | None = None
+        self._stages: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
+        self.examples: dict[str, list[str]] = defaultdict(list)
+
+    @classmethod
+    def silent(cls) -> Progress:
+        return cls(None)
+
+    @classmethod
+    def console(cls) -> Progress:
+        """On stderr, so that stdout stays free for results."""
+        return cls(Console(stderr=True, highlight=False))
+
+    def start(self, plan: JobPlan, commits: Sequence[CommitRecord], resumed: bool) -> None:
+        self._before = Totals.sum(record.totals for record in commits)
+        self._expected = plan.images
+        count = f"{plan.images:,} images" if plan.images is not None else f"{plan.bytes / 1e6:,.0f} MB of images"
+        self.note(f"{count} in {len(plan.shards):,} shards from {plan.input}")
+        if resumed:
+            self.note(f"resuming: {self._before.images:,} images are committed already")
+        if self._console and self._console.is_terminal:
+            self._live = Live(self._line(), console=self._console, refresh_per_second=4, transient=True)
+            self._live.start()
+        self._begun = self._spoken = self._clock()
+
+    def note(self, text: str) -> None:
+        if self._console:
+            self._console.print(escape(text))
+
+    def event(self, event: Event) -> None:
+        if isinstance(event, ImageDone):
+            self._images += 1
+            self._masks += event.masks
+            if event.error_type:
+                self.failures[event.error_type] += 1
+                if len(self.examples[event.error_type]) < _EXAMPLES:
+                    self.examples[event.error_type].append(f"{event.image_id}: {event.error_message}")
+        elif isinstance(event, SliceCommitted):
+            self._stages.update(event.record.timings)
+        elif isinstance(event, SliceLost):
+            self.note(f"shard {event.shard}: another process is working on it; leaving it to that one")
+        elif isinstance(event, ShardFailed):
+            self.note(f"shard {event.shard} failed: {event.message}")
+        if self._live:
+            self._live.update(self._line())
+        elif self._console and self._clock() - self._spoken >= _LINE_EVERY_S:
+            self._spoken = self._clock()
+            self._console.print(self._line())
+
+    def finish(self, report: JobReport) -> None:
+        if self._live:
+            self._live.stop()
+            self._live = None
+        if self._console:
+            self._console.print(summary_table(report.totals, report))
+            for kind, examples in sorted(self.examples.items()):
+                for example in examples:
+                    self._console.print(f"[red]{escape(kind)}[/red] {escape(example)}", soft_wrap=True)
+            for shard in report.failed_shards:
+                self._console.print(f"[red]shard failed[/red] {escape(shard.message)}", soft_wrap=True)
+            for message in report.damaged_shards:
+                self._console.print(f"[red]damaged input[/red] {escape(message)}", soft_wrap=True)
+
+    def stop(self) -> None:
+        """Gives the terminal back, whatever happened."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def stage_seconds(self) -> dict[str, float]:
+        """Seconds spent in each stage by the slices committed in this run. Stages overlap."""
+        return dict(self._stages)
+
+    def _line(self) -> Text:
+        elapsed = max(self._clock() - self._begun, 1e-9)
+        rate = self._images / elapsed
+        done = self._before.images + self._images
+        parts = [f"{done:,}" + (f"/{self._expected:,}" if self._expected is not None else "") + " images"]
+        parts.append(f"{rate:.2f} images/s" if rate < 10 else f"{rate:,.0f} images/s")
+        parts.append(f"{self._before.masks + self._masks:,} masks ({self._masks / elapsed:,.0f}/s)")
+        if failed := self._before.failed + sum(self.failures.values()):
+            parts.append(f"{failed:,} failed")
+        if self._expected is not None and self._images:
+            parts.append(f"{duration((self._expected - done) / rate)} to go")
+        return Text(" · ".join(parts))
+
+
+def summary_table(totals: Totals, report: JobReport | None = None) -> Table:
+    """Images, masks and what was rejected why."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    table.add_row("images", f"{totals.images:,}")
+    if totals.failed:
+        by_type = ", ".join(f"{kind} {count:,}" for kind, count in totals.errors.items())
+        table.add_row("failed", f"{totals.failed:,}  ({by_type})")
+    good = totals.images - totals.failed
+    table.add_row("masks", f"{totals.masks:,}" + (f"  ({totals.masks / good:.1f} an image)" if good else ""))
+    table.add_row("candidates", f"{totals.candidates:,}")
+    for reason in ("iou", "stability", "edge", "area", "nms"):
+        count = getattr(totals, f"rejected_{reason}")
+        share = f"  ({count / totals.candidates:.0%})" if totals.candidates else ""
+        table.add_row(f"  rejected: {_REASONS[reason]}", f"{count:,}{share}")
+    if report is not None:
+        table.add_row("this run", f"{report.new.images:,} images in {duration(report.seconds)}")
+        if report.new.images and report.seconds:
+            table.add_row("throughput", f"{report.new.images / report.seconds:.2f} images/s")
+        state = "complete" if report.complete else "stopped" if report.interrupted else "incomplete"
+        table.add_row("dataset", state)
+    return table
+
+
+_REASONS = {
+    "iou": "predicted IoU",
+    "stability": "stability",
+    "edge": "cut off by its crop",
+    "area": "area",
+    "nms": "duplicate",
+}
+
+
+def duration(seconds: float) -> str:
+    """ "42 s", "3 min 20 s", "5 h 02 min", "3 d 4 h"."""
+    seconds = int(max(seconds, 0))
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if days:
+        return f"{days} d {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes % 60:02d} min"
+    if minutes:
+        return f"{minutes} min {seconds % 60:02d} s"
+    return f"{seconds} s"

@@ -1,0 +1,392 @@
+"""Shards in, commits out: fetch, decode, model and write overlap, and nothing is visible before it is whole.
+
+    reader thread        fetches bytes, in the shard's order
+    decode threads       bytes -> RGB -> views for the model
+    the calling thread   runs the model, so that its events and signals arrive where they are expected
+    writer thread        compresses, writes, commits
+
+The stream runs across shards, so the next shard is fetched while the model is busy with this one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from queue import Empty, Full, Queue
+
+import torch
+
+from data_engine import __version__
+from data_engine.config import JobConfig
+from data_engine.dataset.commits import CommitRecord, Part, Totals
+from data_engine.dataset.writer import FinishedFile, SliceWriter
+from data_engine.errors import DataEngineError, ModelFailure
+from data_engine.images.decode import peek_size
+from data_engine.images.shard import EncodedImage, ShardDamaged
+from data_engine.images.sources import check_unchanged, read_shard
+from data_engine.masks.generator import Interrupted, MaskGenerator, NonFiniteOutput
+from data_engine.masks.image_masks import ImageMasks
+from data_engine.pipeline.commit import delete, new_owner, put, put_if_absent
+from data_engine.pipeline.events import Event, ImageDone, ImageStarted, ShardFailed, SliceCommitted, SliceLost
+from data_engine.pipeline.plan import JobPlan, PlannedShard, Remaining, now
+from data_engine.pipeline.rows import DecodedImage, Failure, decode_image, image_row, mask_columns
+from data_engine.storage import join
+
+log = logging.getLogger(__name__)
+
+_SLICES_IN_WRITING = 2
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class ShardWork:
+    """A shard and the point to go on from."""
+
+    planned: PlannedShard
+    start: Remaining = Remaining(0, 0, None)
+    seen_ids: Collection[str] = ()  # of the images before that point
+    left: threading.Event = field(default_factory=threading.Event)  # set when the rest is left to another writer
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    work: ShardWork
+    index: int
+    next_offset: int | None
+    decoded: Future[DecodedImage]
+    bytes: int
+    fetch_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _ShardEnd:
+    work: ShardWork
+    damage: ShardDamaged | None = None
+    failure: str | None = None
+
+
+@dataclass(slots=True)
+class _OpenSlice:
+    """The slice being filled."""
+
+    work: ShardWork
+    index: int
+    first_image: int
+    writer: SliceWriter
+    added: list[Future[None]] = field(default_factory=list)
+    totals: Totals = field(default_factory=Totals)
+    next_offset: int | None = None
+    timings: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("fetch", "decode", "generate", "write"), 0.0))
+
+
+class ShardRunner:
+    """Runs shards of one plan with one model. One at a time in a process."""
+
+    def __init__(
+        self,
+        root: str,
+        plan: JobPlan,
+        config: JobConfig,
+        generator: MaskGenerator,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`stopping` is asked between images and between chunks of prompts; once true, `run` ends soon."""
+        self._root = root
+        self._plan = plan
+        self._config = config
+        self._generator = generator
+        self._stopping = stopping
+        self._owner = new_owner()
+        self._metadata = plan.metadata()
+        self._model_failures = 0
+        self._model_worked = False
+
+    def run(self, work: Iterable[ShardWork]) -> Iterator[Event]:
+        """Works through the shards, reporting as it goes; ends early, without error, once `stopping`.
+
+        Raises StorageError when the output cannot be written and ModelFailure when the model fails on everything.
+        A shard that cannot be read is a ShardFailed event, an image that cannot be masked an ImageDone with an error.
+        """
+        settings = self._config.run
+        items: Queue[_Image | _ShardEnd | BaseException | None] = Queue(maxsize=settings.prefetch_images)
+        closed = threading.Event()
+        with (
+            ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode") as decoders,
+            ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
+        ):
+            budget = _ByteBudget(settings.image_memory, closed)
+            reader = threading.Thread(
+                target=self._read, args=(work, items, decoders, budget, closed), name="read", daemon=True
+            )
+            reader.start()
+            try:
+                yield from self._consume(items, writer, budget)
+            finally:
+                closed.set()
+                reader.join()
+                decoders.shutdown(wait=False, cancel_futures=True)
+                writer.shutdown(wait=False, cancel_futures=True)
+
+    # ---- reader thread ----------------------------------------------------------------------------------------------
+
+    def _read(
+        self,
+        work: Iterable[ShardWork],
+        items: Queue[_Image | _ShardEnd | BaseException | None],
+        decoders: ThreadPoolExecutor,
+        budget: _ByteBudget,
+        closed: threading.Event,
+    ) -> None:
+        def deliver(item: _Image | _ShardEnd | BaseException | None) -> None:
+            while not closed.is_set():
+                try:
+                    return items.put(item, timeout=_POLL_S)
+                except Full:
+                    continue
+
+        try:
+            for shard in work:
+                for item in self._read_one(shard, decoders, budget, closed):
+                    deliver(item)
+                if closed.is_set():
+                    return
+            deliver(None)
+        except BaseException as error:  # whatever it is belongs to the caller of `run`
+            deliver(error)
+
+    def _read_one(
+        self, work: ShardWork, decoders: ThreadPoolExecutor, budget: _ByteBudget, closed: threading.Event
+    ) -> Iterator[_Image | _ShardEnd]:
+        shard, start, take = work.planned.shard, work.start, work.planned.take
+        try:
+            check_unchanged(shard)
+            images = read_shard(
+                shard, self._config.input, start=start.image, offset=start.offset, seen_ids=work.seen_ids
+            )
+            index, begun = start.image, time.perf_counter()
+            while take is None or index < take:
+                image = next(images, None)
+                if image is None or closed.is_set() or work.left.is_set():
+                    break
+                fetched = time.perf_counter() - begun
+                size = _decoded_bytes(image)
+                budget.acquire(size)
+                decoded = decoders.submit(self._decode, image)
+                yield _Image(work, image.index, image.next_offset, decoded, size, fetched)
+                index, begun = image.index + 1, time.perf_counter()
+            images.close()
+            yield _ShardEnd(work)
+        except ShardDamaged as damage:
+            if damage.reason == "changed":
+                yield _ShardEnd(work, failure=str(damage))
+            else:
+                yield _ShardEnd(work, damage=damage)
+        except (DataEngineError, FileNotFoundError) as error:
+            yield _ShardEnd(work, failure=str(error))
+
+    def _decode(self, image: EncodedImage) -> DecodedImage:
+        begun = time.perf_counter()
+        decoded = decode_image(image, self._generator, self._config.input)
+        return replace(decoded, seconds=time.perf_counter() - begun)
+
+    # ---- calling thread ---------------------------------------------------------------------------------------------
+
+    def _consume(
+        self,
+        items: Queue[_Image | _ShardEnd | BaseException | None],
+        writer: ThreadPoolExecutor,
+        budget: _ByteBudget,
+    ) -> Iterator[Event]:
+        commits: deque[tuple[ShardWork, int, Future[CommitRecord | None]]] = deque()
+        current: _OpenSlice | None = None
+        while True:
+            yield from self._finished(commits, most_waiting=_SLICES_IN_WRITING)
+            try:
+                item = items.get(timeout=_POLL_S)
+            except Empty:
+                if self._stopping():
+                    break
+                continue
+            if isinstance(item, BaseException):
+                raise item
+            if item is None or self._stopping():
+                break
+            if item.work.left.is_set():  # what was read ahead of a shard that is no longer ours
+                if isinstance(item, _Image):
+                    budget.release(item.bytes)
+                current = None
+                continue
+            if current is None:
+                current = self._open(item.work, item.work.start.slice, item.work.start.image)
+            elif isinstance(item, _Image) and current.totals.images == self._plan.images_per_commit:
+                following = self._open(item.work, current.index + 1, current.first_image + current.totals.images)
+                commits.append(self._close(current, writer, final=False))
+                current = following
+            if isinstance(item, _Image):
+                yield ImageStarted(item.work.planned.id, item.decoded.result().image_id)
+                try:
+                    yield self._mask(item, current, writer)
+                except Interrupted:
+                    break
+                finally:
+                    budget.release(item.bytes)
+                continue
+            if item.failure is not None:
+                yield ShardFailed(item.work.planned.id, item.work.planned.shard.uri, item.failure)
+            else:
+                commits.append(self._close(current, writer, final=True, damage=item.damage))
+            current = None
+        yield from self._finished(commits, most_waiting=0)
+
+    def _finished(
+        self, commits: deque[tuple[ShardWork, int, Future[CommitRecord | None]]], most_waiting: int
+    ) -> Iterator[Event]:
+        """Reports commits that are through, waiting while more than `most_waiting` are not."""
+        while commits and (len(commits) > most_waiting or commits[0][2].done()):
+            work, index, future = commits.popleft()
+            record = future.result()
+            if record is not None:
+                yield SliceCommitted(record)
+            elif not work.left.is_set():
+                work.left.set()
+                yield SliceLost(work.planned.id, index)
+
+    def _open(self, work: ShardWork, index: int, first_image: int) -> _OpenSlice:
+        shard = work.planned.shard
+        source = {"shard": shard.id, "uri": shard.uri, "etag": shard.etag, "slice": index}
+        return _OpenSlice(work, index, first_image, SliceWriter({**self._metadata, "source": source}))
+
+    def _mask(self, item: _Image, current: _OpenSlice, writer: ThreadPoolExecutor) -> ImageDone:
+        image = item.decoded.result()
+        masks, failure, seconds = None, image.failure, None
+        if image.prepared is not None:
+            begun = time.perf_counter()
+            masks, failure = self._generate(image)
+            seconds = time.perf_counter() - begun
+        row = image_row(image, item.work.planned.id, masks, failure, seconds)
+        columns = mask_columns(masks) if masks is not None else None
+        current.added.append(writer.submit(current.writer.add, row, columns))
+        current.totals = current.totals + _totals(masks, failure)
+        current.next_offset = item.next_offset
+        current.timings["fetch"] += item.fetch_s
+        current.timings["decode"] += image.seconds
+        current.timings["generate"] += seconds or 0.0
+        return ImageDone(
+            item.work.planned.id, image.image_id, row["n_masks"], row["error_type"], row["error_message"], seconds or 0.0
+        )
+
+    def _generate(self, image: DecodedImage) -> tuple[ImageMasks | None, Failure | None]:
+        assert image.prepared is not None
+        try:
+            masks = self._generator.run(image.prepared, self._stopping)
+        except Interrupted:
+            raise
+        except NonFiniteOutput as error:
+            failure = Failure("non_finite", str(error))
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            failure = Failure("out_of_memory", f"one prompt at a time does not fit: {error}")
+        except Exception as error:  # one image never fails a shard
+            kind = "out_of_memory" if "can't allocate memory" in str(error) else "internal_error"
+            failure = Failure(kind, f"{type(error).__name__}: {error}")
+            log.warning("%s: the model failed", image.image_id, exc_info=True)
+        else:
+            self._model_worked = True
+            return masks, None
+        self._model_failures += 1
+        if not self._model_worked and self._model_failures >= self._config.run.give_up_after:
+            raise ModelFailure(
+                f"the model failed on all of the first {self._model_failures} images, last on {image.image_id} "
+                f"({failure.type}: {failure.message}): the set-up is wrong, so the job stops here"
+            )
+        return None, failure
+
+    # ---- writer thread ----------------------------------------------------------------------------------------------
+
+    def _close(
+        self, current: _OpenSlice, writer: ThreadPoolExecutor, *, final: bool, damage: ShardDamaged | None = None
+    ) -> tuple[ShardWork, int, Future[CommitRecord | None]]:
+        commit = partial(self._commit, current, final=final, damage=damage)
+        return current.work, current.index, writer.submit(commit)
+
+    def _commit(self, current: _OpenSlice, *, final: bool, damage: ShardDamaged | None) -> CommitRecord | None:
+        """Writes the two files, then the record that makes them count. None when another writer was faster."""
+        begun = time.perf_counter()
+        attempt = uuid.uuid4().hex[:8]
+        name = f"{current.work.planned.id}-{current.index:05d}-{attempt}.parquet"
+        for added in current.added:
+            added.result()  # a row that could not be added must not be missed
+        images, masks = current.writer.finish()
+        put(join(self._root, "images", name), images.data)
+        put(join(self._root, "masks", name), masks.data)
+        timings = {**current.timings, "write": time.perf_counter() - begun}
+        record = CommitRecord(
+            fingerprint=self._metadata["fingerprint"],
+            shard=current.work.planned.id,
+            slice=current.index,
+            first_image=current.first_image,
+            final=final,
+            images=_part("images", name, images),
+            masks=_part("masks", name, masks),
+            totals=current.totals,
+            owner=self._owner,
+            attempt=attempt,
+            next_offset=current.next_offset,
+            damage=_damage(damage),
+            timings={stage: round(seconds, 4) for stage, seconds in timings.items()},
+            code_version=__version__,
+            committed_at=now(),
+        )
+        if put_if_absent(join(self._root, record.file), record.to_json(), self._config.run.single_writer):
+            return record
+        delete(join(self._root, record.images.file))
+        delete(join(self._root, record.masks.file))
+        return None
+
+
+class _ByteBudget:
+    """Bounds the bytes of decoded images in flight. An image larger than all of it passes when it is alone."""
+
+    def __init__(self, limit: int, closed: threading.Event) -> None:
+        self._limit, self._held, self._closed = limit, 0, closed
+        self._changed = threading.Condition()
+
+    def acquire(self, size: int) -> None:
+        with self._changed:
+            while self._held and self._held + size > self._limit and not self._closed.is_set():
+                self._changed.wait(_POLL_S)
+            self._held += size
+
+    def release(self, size: int) -> None:
+        with self._changed:
+            self._held -= size
+            self._changed.notify()
+
+
+def _decoded_bytes(image: EncodedImage) -> int:
+    """What an image will take once decoded: pixels, and as much again for the views cut from it."""
+    size = peek_size(image.data) if image.data else None
+    return 6 * size[0] * size[1] if size else 0
+
+
+def _totals(masks: ImageMasks | None, failure: Failure | None) -> Totals:
+    if failure is not None:
+        return Totals(images=1, failed=1, errors={failure.type: 1})
+    assert masks is not None
+    return Totals(images=1, masks=len(masks), **asdict(masks.filtered))
+
+
+def _part(folder: str, name: str, file: FinishedFile) -> Part:
+    return Part(file=f"{folder}/{name}", size=len(file.data), sha256=file.sha256, rows=file.rows)
+
+
+def _damage(damage: ShardDamaged | None) -> dict[str, object] | None:
+    if damage is None:
+        return None
+    return {"reason": damage.reason, "offset": damage.offset, "last_key": damage.last_key, "message": str(damage)}
