@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo-output
 
-.PHONY: help setup demo test test-slow lint format starter clean
+.PHONY: help setup demo test test-slow lint format lock starter clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,14 @@ lint: $(READY)  ## Style and types.
 format: $(READY)  ## Put the code into shape.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock: $(READY)  ## Renew constraints.txt: the newest versions that go together, on every supported Python.
+	$(BIN)/python -m pip install --quiet uv
+	printf 'torch==2.13.0\n' | $(BIN)/uv pip compile --universal --python-version 3.10 --extra dev --quiet \
+		--no-header --no-annotate --no-emit-index-url --constraints - pyproject.toml | \
+		grep -v -E '^(nvidia-|cuda-|triton|setuptools)' | \
+		sed '1i # The locked environment of `make setup`, for every supported Python. Made by `make lock`.' > constraints.new
+	mv constraints.new constraints.txt
 
 starter: $(READY)  ## Train the starter model again, from its recipe.
 	$(BIN)/python -m data_engine.train --config configs/starter.yaml --output starter-output
