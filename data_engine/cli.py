@@ -77,7 +77,7 @@ def generate(
 ) -> None:
     """Mask every image of INPUT into the dataset OUTPUT. The same command again resumes.
 
-    Exit codes: 0 every image is masked, 3 finished but some images failed, 1 the job failed, 2 wrong usage, 130 stopped.
+    Exit codes: 0 every image is masked, 3 finished but images failed, 1 the job failed, 2 wrong usage, 130 stopped.
     """
     from data_engine.config import load_config
     from data_engine.pipeline.local import generate as run_job
@@ -157,7 +157,8 @@ def audit(output: OutputArgument) -> None:
         out.print(f"[red]✗[/red] {escape(finding)}", soft_wrap=True)
     if report.more_findings:
         out.print(f"[red]✗[/red] and {report.more_findings:,} more")
-    facts = f"{report.totals.images:,} images, {report.totals.masks:,} masks, {report.shards:,} shards, {report.slices:,} commits"
+    totals = report.totals
+    facts = f"{totals.images:,} images, {totals.masks:,} masks, {report.shards:,} shards, {report.slices:,} commits"
     if report.damaged_shards:
         out.print(f"note: {report.damaged_shards} input shards were damaged and end early")
     if report.unreferenced:
@@ -199,22 +200,22 @@ def export(
     dataset = MaskDataset(output)
     settings = input_settings(plan)
     count = min(limit or len(dataset), len(dataset))
-    images = track(
-        islice(with_originals(dataset, plan), count), "exporting", total=count, console=err, transient=True
-    )
+    images = track(islice(with_originals(dataset, plan), count), "exporting", total=count, console=err, transient=True)
     if format is ExportFormat.overlays:
         written = write_overlays(images, destination, settings)
         out.print(f"{destination}: {written} pictures", soft_wrap=True)
         return
     report = export_sa1b(images, destination, lambda data: decode(data, settings), images_per_tar=images_per_tar)
-    out.print(f"{destination}: {report.images:,} images, {report.masks:,} masks in {report.files:,} files", soft_wrap=True)
-    for count, reason in (
+    out.print(
+        f"{destination}: {report.images:,} images, {report.masks:,} masks in {report.files:,} files", soft_wrap=True
+    )
+    for left_out, reason in (
         (report.failed, "failed when they were masked"),
         (report.without_masks, "have no masks"),
         (report.missing, "could not be read again, or have changed since"),
     ):
-        if count:
-            out.print(f"left out: {count:,} images that {reason}")
+        if left_out:
+            out.print(f"left out: {left_out:,} images that {reason}")
     if report.missing:
         raise typer.Exit(3)
 
@@ -363,4 +364,3 @@ def _click_error(error: Exception) -> int | None:
 
 if __name__ == "__main__":
     main()
-

@@ -125,8 +125,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 class _StrictLoader(yaml.SafeLoader):
     """YAML without its traps: duplicate keys and aliases are errors, 1e-3 is a number, on and 12:30 are text."""
 
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":int", ":bool", ":timestamp"))]
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own interface
+        first: [
+            (tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":int", ":bool", ":timestamp"))
+        ]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -152,7 +154,10 @@ def _add_resolvers() -> None:
     number = r"[-+]?(?:0|[1-9][0-9_]*)"
     patterns = {
         "int": (rf"{number}", "-+0123456789"),
-        "float": (r"[-+]?(?:[0-9][0-9_]*)?(?:\.[0-9_]+|[0-9]\.)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+", "-+.0123456789"),
+        "float": (
+            r"[-+]?(?:[0-9][0-9_]*)?(?:\.[0-9_]+|[0-9]\.)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+",
+            "-+.0123456789",
+        ),
         "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
     }
     for kind, (pattern, first) in patterns.items():

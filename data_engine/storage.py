@@ -35,7 +35,9 @@ _PACKAGES = {
     "http": "aiohttp",
     "https": "aiohttp",
 }
-_SECRET = re.compile(r"(?i)((?:secret|token|password|signature|credential|sig|key)[\w-]*=)[^&\s'\"]+|(//)[^/@\s]+:[^/@\s]+@")
+_SECRET = re.compile(
+    r"(?i)((?:secret|token|password|signature|credential|sig|key)[\w-]*=)[^&\s'\"]+|(//)[^/@\s]+:[^/@\s]+@"
+)
 
 
 def scheme_of(uri: str) -> str:
@@ -54,16 +56,19 @@ def filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
         raise UsageError(f"{redact(uri)}: chained URLs are not supported; name the file itself")
     scheme = scheme_of(uri)
     if scheme not in _PACKAGES:
-        raise UsageError(f"{redact(uri)}: scheme {scheme!r} is not supported; use a local path or {', '.join(_PACKAGES)}")
+        raise UsageError(
+            f"{redact(uri)}: scheme {scheme!r} is not supported; use a local path or {', '.join(_PACKAGES)}"
+        )
     if "@" in urlsplit(uri).netloc and scheme != "abfs" and scheme != "abfss":
         raise UsageError(f"{redact(uri)}: credentials do not belong in a URL; set them in the environment")
     if scheme == "file":
-        return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
+        return fsspec.filesystem("file"), str(local_path(uri))
     try:
         fs = fsspec.filesystem(scheme, **_OPTIONS.get(scheme, {}))
     except (ImportError, ValueError) as error:
+        package = _PACKAGES[scheme]
         raise UsageError(
-            f"{redact(uri)}: {scheme}:// needs the package {_PACKAGES[scheme]}: pip install {_PACKAGES[scheme]} ({error})"
+            f"{redact(uri)}: {scheme}:// needs the package {package}: pip install {package} ({error})"
         ) from None
     return fs, fs._strip_protocol(uri)
 
@@ -107,7 +112,9 @@ def translated(uri: str) -> Iterator[None]:
     except (FileNotFoundError, FileExistsError, StorageError, UsageError, MemoryError):
         raise
     except PermissionError as error:
-        raise StorageError(f"{redact(uri)}: access denied ({_brief(error)}); check the permissions or credentials") from error
+        raise StorageError(
+            f"{redact(uri)}: access denied ({_brief(error)}); check the permissions or credentials"
+        ) from error
     except (OSError, ConnectionError, TimeoutError) as error:
         raise StorageError(f"{redact(uri)}: {_brief(error)}") from error
     except Exception as error:
@@ -121,7 +128,18 @@ def translated(uri: str) -> Iterator[None]:
         raise StorageError(f"{redact(uri)}: {_brief(error)}") from error
 
 
-_CLIENT_LIBRARIES = {"aiohttp", "botocore", "aiobotocore", "fsspec", "s3fs", "gcsfs", "adlfs", "azure", "google", "asyncio"}
+_CLIENT_LIBRARIES = {
+    "aiohttp",
+    "botocore",
+    "aiobotocore",
+    "fsspec",
+    "s3fs",
+    "gcsfs",
+    "adlfs",
+    "azure",
+    "google",
+    "asyncio",
+}
 
 
 def redact(text: str) -> str:
@@ -140,9 +158,9 @@ def private_host(uri: str) -> bool:
 
 
 def local_path(uri: str) -> Path:
-    """The Path of a local URI."""
+    """The absolute Path of a local URI; links are kept as they are."""
     assert is_local(uri), uri
-    return Path(filesystem(uri)[1])
+    return Path(os.path.abspath(Path(uri.removeprefix("file://")).expanduser()))  # noqa: PTH100 - resolve() follows links
 
 
 def _brief(error: Exception) -> str:

@@ -95,7 +95,11 @@ class CommitRecord:
     def _from_dict(cls, fields: dict[str, Any], where: str) -> CommitRecord:
         fields.pop("schema_version", None)
         try:
-            images, masks, totals = Part(**fields.pop("images")), Part(**fields.pop("masks")), Totals(**fields.pop("totals"))
+            images, masks, totals = (
+                Part(**fields.pop("images")),
+                Part(**fields.pop("masks")),
+                Totals(**fields.pop("totals")),
+            )
             return cls(images=images, masks=masks, totals=totals, **fields)
         except (KeyError, TypeError) as error:
             raise DatasetError(f"{where} is not a commit record: {error}") from None

@@ -48,10 +48,10 @@ class DatasetImage:
 class MaskDataset:
     """A dataset at a local path or fsspec URL, complete or still growing.
 
-        dataset = MaskDataset("s3://bucket/masks")
-        for image in dataset: ...
-        dataset.masks(columns=["area", "predicted_iou"])          # an Arrow table
-        dataset.duckdb().sql("select avg(area) from masks")
+    dataset = MaskDataset("s3://bucket/masks")
+    for image in dataset: ...
+    dataset.masks(columns=["area", "predicted_iou"])          # an Arrow table
+    dataset.duckdb().sql("select avg(area) from masks")
     """
 
     def __init__(self, root: str) -> None:

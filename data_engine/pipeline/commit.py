@@ -12,8 +12,8 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from data_engine.errors import StorageError
@@ -32,7 +32,7 @@ def put(uri: str, data: bytes) -> None:
     if is_local(uri):
         path = local_path(uri)
         with _local_errors(path), _temporary(path, data) as temporary:
-            os.replace(temporary, path)
+            temporary.replace(path)
             _sync_folder(path.parent)
         return
     _retry(lambda: _remote_put(uri, data, "overwrite"))
@@ -74,8 +74,8 @@ def check_store(root: str, single_writer: bool = False) -> None:
         delete(probe)
     if not first or second or kept != b"first":
         raise StorageError(
-            f"{root}: this store ignores conditional writes (put-if-absent), so two writers could overwrite each other. "
-            "Use another store, or set run.single_writer=true and make sure that only one process writes at a time"
+            f"{root}: this store ignores conditional writes (put-if-absent), so two writers could overwrite each other."
+            " Use another store, or set run.single_writer=true and make sure that only one process writes at a time"
         )
 
 
@@ -143,48 +143,37 @@ def _exclusive_create(path: Path, data: bytes) -> bool:
     return True
 
 
-class _temporary:
+@contextmanager
+def _temporary(path: Path, data: bytes) -> Iterator[Path]:
     """A synced file with `data` beside `path`, removed at the end if it is still there."""
-
-    def __init__(self, path: Path, data: bytes) -> None:
-        self._path = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        self._data = data
-
-    def __enter__(self) -> Path:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(self._path, "wb") as file:
-                file.write(self._data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            self._path.unlink(missing_ok=True)
-            raise
-        return self._path
-
-    def __exit__(self, *_: object) -> None:
-        self._path.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-class _local_errors:
+@contextmanager
+def _local_errors(path: Path) -> Iterator[None]:
     """Says in one line what a local file system refused, and what to do."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if not isinstance(error, OSError) or isinstance(error, FileExistsError):
-            return
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            free = _free_bytes(self._path)
+            free = _free_bytes(path)
             raise StorageError(
-                f"{self._path}: no space left on the device ({free:,} bytes free); free some and run the same command again"
+                f"{path}: no space left on the device ({free:,} bytes free); free some and run the same command again"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise StorageError(f"{self._path}: cannot be written ({error.strerror}); choose another output") from error
-        raise StorageError(f"{self._path}: {error.strerror or error}") from error
+            raise StorageError(f"{path}: cannot be written ({error.strerror}); choose another output") from error
+        raise StorageError(f"{path}: {error.strerror or error}") from error
 
 
 def _free_bytes(path: Path) -> int:

@@ -29,7 +29,9 @@ class Finding:
 
 def examine(output: str | None, model: str, device: str) -> Iterator[Finding]:
     """Checks the installation, the device, the model and, if one is named, the store. Never raises."""
-    yield Finding("software", True, f"data-engine {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
+    yield Finding(
+        "software", True, f"data-engine {__version__}, Python {platform.python_version()}, torch {torch.__version__}"
+    )
     yield Finding("machine", True, f"{os.cpu_count()} CPUs, {torch.get_num_threads()} threads for torch")
     try:
         chosen = choose_device(device)

@@ -156,7 +156,7 @@ def read_plan(root: str) -> JobPlan | None:
 
 
 def write_plan(root: str, plan: JobPlan, single_writer: bool = False) -> JobPlan:
-    """Makes `plan` the plan of the dataset at `root`, unless another process was faster: returns the one that stands."""
+    """Makes `plan` the plan of the dataset at `root` unless another process was faster; returns what stands."""
     table = _shards_to_table(plan.shards)
     sink = BytesIO()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
@@ -171,7 +171,13 @@ def write_plan(root: str, plan: JobPlan, single_writer: bool = False) -> JobPlan
         "limit": plan.limit,
         "model": {"name": plan.model_name, "sha256": plan.model_sha256},
         "config": plan.config,
-        "shards": {"file": file, "sha256": digest, "count": len(plan.shards), "bytes": plan.bytes, "images": plan.images},
+        "shards": {
+            "file": file,
+            "sha256": digest,
+            "count": len(plan.shards),
+            "bytes": plan.bytes,
+            "images": plan.images,
+        },
         "skipped": plan.skipped,
         "warnings": list(plan.warnings),
         "code_version": __version__,
@@ -206,19 +212,17 @@ class Remaining:
 
 def remaining(plan: JobPlan, commits: Iterable[CommitRecord]) -> dict[str, Remaining]:
     """Shards that are not finished, in the plan's order, each with the point to go on from."""
-    last: dict[str, CommitRecord] = {}
+    newest: dict[str, CommitRecord] = {}
     for record in commits:
-        if record.shard not in last or record.slice > last[record.shard].slice:
-            last[record.shard] = record
+        if record.shard not in newest or record.slice > newest[record.shard].slice:
+            newest[record.shard] = record
     todo = {}
     for planned in plan.shards:
-        record = last.get(planned.id)
-        if record is None:
+        last = newest.get(planned.id)
+        if last is None:
             todo[planned.id] = Remaining(0, 0, None)
-        elif not record.final:
-            todo[planned.id] = Remaining(
-                record.slice + 1, record.first_image + record.totals.images, record.next_offset
-            )
+        elif not last.final:
+            todo[planned.id] = Remaining(last.slice + 1, last.first_image + last.totals.images, last.next_offset)
     return todo
 
 
@@ -234,7 +238,11 @@ def _first_images(shards: Iterable[PlannedShard], limit: int, settings: InputSet
     taken = []
     for planned in shards:
         known = planned.shard.images
-        count = min(known, limit) if known is not None else sum(1 for _ in islice(read_shard(planned.shard, settings), limit))
+        count = (
+            min(known, limit)
+            if known is not None
+            else sum(1 for _ in islice(read_shard(planned.shard, settings), limit))
+        )
         taken.append(replace(planned, take=count))
         limit -= count
         if not limit:
@@ -262,7 +270,9 @@ _SHARDS = pa.schema(
 def _shards_to_table(shards: Iterable[PlannedShard]) -> pa.Table:
     rows = [
         {
-            **{name: getattr(planned.shard, name) for name in ("id", "kind", "uri", "prefix", "size", "etag", "images")},
+            **{
+                name: getattr(planned.shard, name) for name in ("id", "kind", "uri", "prefix", "size", "etag", "images")
+            },
             "take": planned.take,
             "row_groups": planned.shard.row_groups,
             "files": [{name: getattr(file, name) for name in _FILE.names} for file in planned.shard.files],

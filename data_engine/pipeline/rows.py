@@ -52,7 +52,9 @@ def decode_image(image: EncodedImage, generator: MaskGenerator, settings: InputS
     except ImageError as error:
         failure = Failure(error.type, str(error))
     except MemoryError:
-        failure = Failure("out_of_memory", "not enough memory to decode it; lower input.max_pixels or run.decode_threads")
+        failure = Failure(
+            "out_of_memory", "not enough memory to decode it; lower input.max_pixels or run.decode_threads"
+        )
     except Exception as error:  # one image never fails a shard
         failure = Failure("internal_error", f"{type(error).__name__}: {error}")
     else:

@@ -17,6 +17,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from queue import Empty, Full, Queue
@@ -50,7 +51,7 @@ class ShardWork:
     """A shard and the point to go on from."""
 
     planned: PlannedShard
-    start: Remaining = Remaining(0, 0, None)
+    start: Remaining
     seen_ids: Collection[str] = ()  # of the images before that point
     left: threading.Event = field(default_factory=threading.Event)  # set when the rest is left to another writer
 
@@ -83,7 +84,9 @@ class _OpenSlice:
     added: list[Future[None]] = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
     next_offset: int | None = None
-    timings: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("fetch", "decode", "generate", "write"), 0.0))
+    timings: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("fetch", "decode", "generate", "write"), 0.0)
+    )
 
 
 class ShardRunner:
@@ -146,10 +149,9 @@ class ShardRunner:
     ) -> None:
         def deliver(item: _Image | _ShardEnd | BaseException | None) -> None:
             while not closed.is_set():
-                try:
-                    return items.put(item, timeout=_POLL_S)
-                except Full:
-                    continue
+                with suppress(Full):
+                    items.put(item, timeout=_POLL_S)
+                    return
 
         try:
             for shard in work:
@@ -279,7 +281,12 @@ class ShardRunner:
         current.timings["decode"] += image.seconds
         current.timings["generate"] += seconds or 0.0
         return ImageDone(
-            item.work.planned.id, image.image_id, row["n_masks"], row["error_type"], row["error_message"], seconds or 0.0
+            item.work.planned.id,
+            image.image_id,
+            row["n_masks"],
+            row["error_type"],
+            row["error_message"],
+            seconds or 0.0,
         )
 
     def _generate(self, image: DecodedImage) -> tuple[ImageMasks | None, Failure | None]:

@@ -89,7 +89,12 @@ def sa1b_record(image: DatasetImage, number: int, first_annotation_id: int) -> d
     height, width = image.row["height"], image.row["width"]
     annotations = [
         {
-            "bbox": [float(m["bbox_x"]), float(m["bbox_y"]), float(max(m["bbox_w"] - 1, 0)), float(max(m["bbox_h"] - 1, 0))],
+            "bbox": [
+                float(m["bbox_x"]),
+                float(m["bbox_y"]),
+                float(max(m["bbox_w"] - 1, 0)),
+                float(max(m["bbox_h"] - 1, 0)),
+            ],
             "area": m["area"],
             "segmentation": {"size": [height, width], "counts": m["counts"]},
             "predicted_iou": m["predicted_iou"],
@@ -154,8 +159,8 @@ class _Tars:
 
     def add(self, number: int, jpeg: bytes, record: bytes) -> str:
         if self._tar is None:
-            self._file = tempfile.TemporaryFile()
-            self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with its tar
+            self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
         for name, data in ((f"sa_{number}.jpg", jpeg), (f"sa_{number}.json", record)):
             member = tarfile.TarInfo(name)
             member.size = len(data)
