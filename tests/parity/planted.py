@@ -8,14 +8,15 @@ difference in the records is a difference of the generators.
 
 from __future__ import annotations
 
+from functools import lru_cache
 
 import numpy as np
 import torch
-from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from data_engine.sam.resize import resize_image
 from data_engine.sam.segmenter import Decoded, Embeddings, View
+from parity.reference import modeling
 
 IMAGE_SIZE = 256
 LOGITS_SIZE = 64
@@ -23,22 +24,24 @@ LOGITS_SIZE = 64
 
 def answers(points: Tensor, *, spacing: float = 23.0, roughness: float = 3.0) -> tuple[Tensor, Tensor]:
     """points Px1x2 in the input frame -> logits Px3xLxL and predicted IoU Px3, a pure function of each point."""
-    centres = (points[:, 0].double() / spacing).floor()
-    seeds = (centres[:, 0] * 1009 + centres[:, 1]).long().tolist()
-    side = IMAGE_SIZE / LOGITS_SIZE
-    pixel = (torch.arange(LOGITS_SIZE, dtype=torch.float64) + 0.5) * side
-    logits, ious = [], []
-    for (cx, cy), seed in zip(((centres + 0.5) * spacing).tolist(), seeds, strict=True):
-        random = np.random.default_rng(seed)
-        texture = torch.from_numpy(random.standard_normal((3, 16, 16)))
-        texture = torch.nn.functional.interpolate(texture[None], (LOGITS_SIZE, LOGITS_SIZE), mode="bicubic")[0]
-        radius = torch.from_numpy(random.uniform(-4, 1, 3) + np.array([12, 30, 70]) * random.uniform(0.3, 1.5))
-        slope = torch.from_numpy(random.uniform(0.3, 1.5, 3))
-        distance = ((pixel[None, :] - cx) ** 2 + (pixel[:, None] - cy) ** 2).sqrt()
-        blob = (radius[:, None, None] - distance) * slope[:, None, None] + roughness * texture
-        logits.append(blob.clamp(-20, 20))
-        ious.append(torch.from_numpy(random.integers(70, 102, 3) / 100))
-    return torch.stack(logits).float(), torch.stack(ious).float()
+    centres = (points[:, 0].double() / spacing).floor().long().tolist()
+    logits, ious = zip(*(_blobs(column, row, spacing, roughness) for column, row in centres), strict=True)
+    return torch.stack(logits), torch.stack(ious)
+
+
+@lru_cache(maxsize=1024)
+def _blobs(column: int, row: int, spacing: float, roughness: float) -> tuple[Tensor, Tensor]:
+    """The three masks around one hidden centre: logits 3xLxL and predicted IoU 3."""
+    random = np.random.default_rng(column * 1009 + row)
+    cx, cy = (column + 0.5) * spacing, (row + 0.5) * spacing
+    pixel = (torch.arange(LOGITS_SIZE, dtype=torch.float64) + 0.5) * (IMAGE_SIZE / LOGITS_SIZE)
+    texture = torch.from_numpy(random.standard_normal((3, 16, 16)))
+    texture = torch.nn.functional.interpolate(texture[None], (LOGITS_SIZE, LOGITS_SIZE), mode="bicubic")[0]
+    radius = torch.from_numpy(random.uniform(-4, 1, 3) + np.array([12, 30, 70]) * random.uniform(0.3, 1.5))
+    slope = torch.from_numpy(random.uniform(0.3, 1.5, 3))
+    distance = ((pixel[None, :] - cx) ** 2 + (pixel[:, None] - cy) ** 2).sqrt()
+    blob = (radius[:, None, None] - distance) * slope[:, None, None] + roughness * texture
+    return blob.clamp(-20, 20).float(), torch.from_numpy(random.integers(70, 102, 3) / 100).float()
 
 
 class PlantedSegmenter:
@@ -67,7 +70,7 @@ class PlantedSegmenter:
         return Decoded(iou, lambda wanted: logits[wanted])
 
 
-def planted_reference(**plant: float) -> Sam:
+def planted_reference(**plant: float) -> modeling.Sam:
     """Theirs: a real `Sam` whose three networks are replaced, so that its own pre- and postprocessing run."""
 
     class Encoder(nn.Module):
@@ -87,10 +90,8 @@ def planted_reference(**plant: float) -> Sam:
         def forward(self, *, sparse_prompt_embeddings: Tensor, **_: object) -> tuple[Tensor, Tensor]:
             return answers(sparse_prompt_embeddings, **plant)
 
-    return Sam(Encoder(), Prompts(), Decoder())
+    return modeling.Sam(Encoder(), Prompts(), Decoder())
 
 
 def picture(height: int, width: int) -> np.ndarray:
     return np.zeros((height, width, 3), np.uint8)
-
-
