@@ -41,7 +41,7 @@ class OutputSettings(_Section):
     """How the dataset is cut into commits."""
 
     images_per_commit: int = Field(
-        1000, ge=1, le=1_000_000, description="images a commit; what a crash can cost is less than one commit a worker"
+        1000, ge=1, le=1_000_000, description="images a commit"
     )
 
 
@@ -55,6 +55,9 @@ class RunSettings(_Section):
     image_memory: int = Field(1 << 30, ge=1 << 20, description="bytes of decoded images in flight")
     mask_memory: int = Field(1 << 29, ge=1 << 20, description="bytes of candidate masks held before suppression")
     single_writer: bool = Field(False, description="accept a store without conditional writes; you promise one writer")
+    commit_seconds: float = Field(
+        600, gt=0, description="commit a slice that is not full when it is so old: bounds what a crash can cost"
+    )
     give_up_after: int = Field(20, ge=1, description="stop when the model has failed on so many images and on no other")
 
 

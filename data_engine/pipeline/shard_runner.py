@@ -60,6 +60,7 @@ class ShardWork:
 class _Image:
     work: ShardWork
     index: int
+    image_id: str
     next_offset: int | None
     decoded: Future[DecodedImage]
     bytes: int
@@ -71,6 +72,7 @@ class _ShardEnd:
     work: ShardWork
     damage: ShardDamaged | None = None
     failure: str | None = None
+    changed: bool = False  # it is not the shard that was planned: what was read of it cannot be trusted
 
 
 @dataclass(slots=True)
@@ -84,6 +86,7 @@ class _OpenSlice:
     added: list[Future[None]] = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
     next_offset: int | None = None
+    opened: float = field(default_factory=time.monotonic)
     timings: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("fetch", "decode", "generate", "write"), 0.0)
     )
@@ -181,13 +184,13 @@ class ShardRunner:
                 size = _decoded_bytes(image)
                 budget.acquire(size)
                 decoded = decoders.submit(self._decode, image)
-                yield _Image(work, image.index, image.next_offset, decoded, size, fetched)
+                yield _Image(work, image.index, image.image_id, image.next_offset, decoded, size, fetched)
                 index, begun = image.index + 1, time.perf_counter()
             images.close()
             yield _ShardEnd(work)
         except ShardDamaged as damage:
             if damage.reason == "changed":
-                yield _ShardEnd(work, failure=str(damage))
+                yield _ShardEnd(work, failure=str(damage), changed=True)
             else:
                 yield _ShardEnd(work, damage=damage)
         except (DataEngineError, FileNotFoundError) as error:
@@ -227,12 +230,12 @@ class ShardRunner:
                 continue
             if current is None:
                 current = self._open(item.work, item.work.start.slice, item.work.start.image)
-            elif isinstance(item, _Image) and current.totals.images == self._plan.images_per_commit:
+            elif isinstance(item, _Image) and self._is_full(current):
                 following = self._open(item.work, current.index + 1, current.first_image + current.totals.images)
                 commits.append(self._close(current, writer, final=False))
                 current = following
             if isinstance(item, _Image):
-                yield ImageStarted(item.work.planned.id, item.decoded.result().image_id)
+                yield ImageStarted(item.work.planned.id, item.image_id)
                 try:
                     yield self._mask(item, current, writer)
                 except Interrupted:
@@ -240,12 +243,21 @@ class ShardRunner:
                 finally:
                     budget.release(item.bytes)
                 continue
-            if item.failure is not None:
-                yield ShardFailed(item.work.planned.id, item.work.planned.shard.uri, item.failure)
-            else:
+            if item.failure is None:
                 commits.append(self._close(current, writer, final=True, damage=item.damage))
+            else:
+                if current.totals.images and not item.changed:
+                    commits.append(self._close(current, writer, final=False))
+                yield ShardFailed(item.work.planned.id, item.work.planned.shard.uri, item.failure)
             current = None
+        if current is not None and current.totals.images:  # stopped: what is masked is kept
+            commits.append(self._close(current, writer, final=False))
         yield from self._finished(commits, most_waiting=0)
+
+    def _is_full(self, current: _OpenSlice) -> bool:
+        images = current.totals.images
+        old = time.monotonic() - current.opened > self._config.run.commit_seconds
+        return images == self._plan.images_per_commit or (images > 0 and old)
 
     def _finished(
         self, commits: deque[tuple[ShardWork, int, Future[CommitRecord | None]]], most_waiting: int
