@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import sys
 import time
 import urllib.error
@@ -36,7 +35,9 @@ def download(url: str, path: Path, *, sha256: str, size: int, backoff_s: float =
                 break
             except urllib.error.HTTPError as error:
                 if error.code < 500 and error.code not in (408, 429):
-                    raise CheckpointError(f"cannot fetch {url}: the server answered {error.code} {error.reason}") from None
+                    raise CheckpointError(
+                        f"cannot fetch {url}: the server answered {error.code} {error.reason}"
+                    ) from None
                 cause: Exception = error
             except OSError as error:  # URLError, timeouts, resets; HTTPError is handled above
                 cause = error
@@ -53,7 +54,7 @@ def download(url: str, path: Path, *, sha256: str, size: int, backoff_s: float =
                 f"{url} is not what it should be: sha256 {found}, expected {sha256}. The file was deleted; "
                 "a proxy may have changed it, or the release did"
             )
-        os.replace(partial, path)
+        partial.replace(path)
 
 
 def sha256_of(path: Path) -> str:

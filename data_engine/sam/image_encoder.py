@@ -54,6 +54,7 @@ class ImageEncoder(nn.Module):
         for block in self.blocks:
             x = block(x)
         project, norm1, mix, norm2 = self.neck
+        assert isinstance(project, nn.Conv2d)
         x = norm1(F.linear(x, project.weight.flatten(1)))
         x = mix(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return norm2(x).permute(0, 3, 1, 2)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,11 @@ class MaskDecoder(nn.Module):
     def mask_logits(self, image: Tensor, weights: Tensor) -> Tensor:
         """image PxNxC and weights PxKxD of the masks wanted -> logits PxKx(4G)x(4G)."""
         first, norm, _, second, _ = self.output_upscaling
+        assert isinstance(norm, ChannelLayerNorm)
+        assert isinstance(first, nn.ConvTranspose2d)
+        assert isinstance(second, nn.ConvTranspose2d)
+        assert first.bias is not None
+        assert second.bias is not None
         prompts, cells = image.shape[0], image.shape[1]
         # Each token becomes 2x2 cells of C/4 channels, each of these 2x2 cells of C/8 channels.
         x = image.reshape(-1, image.shape[2]) @ first.weight.permute(0, 2, 3, 1).flatten(1)
@@ -124,11 +130,9 @@ class TwoWayBlock(nn.Module):
         self.first = first
 
     def forward(self, tokens: Tensor, image: Tensor, prompt: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        if self.first:  # the tokens still are the prompt: no residual, no positional encoding
-            tokens = self.self_attn(tokens, tokens)
-        else:
-            tokens = tokens + self.self_attn(tokens + prompt, tokens)
-        tokens = self.norm1(tokens)
+        # At first the tokens still are the prompt: no residual, no positional encoding.
+        attended = self.self_attn(tokens, tokens) if self.first else tokens + self.self_attn(tokens + prompt, tokens)
+        tokens = self.norm1(attended)
         tokens = self.norm2(tokens + self.cross_attn_token_to_image.gather(tokens + prompt, image, positions))
         tokens = self.norm3(tokens + self.mlp(tokens))
         image = image + self.cross_attn_image_to_token.scatter(image, positions, tokens + prompt, tokens)
@@ -188,7 +192,7 @@ class CrossAttention(_Projections):
 
     def scatter(self, image: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """The image attends to the tokens: queries are image + positions, keys and values PxTxC -> PxNxC."""
-        prompts, count = keys.shape[:2]
+        count = keys.shape[1]
         k = self.heads(self.k_proj(keys)) * self.scale
         absorbed = (k @ self.per_head(self.q_proj)).flatten(1, 2)  # Px(H*T)xC: keys in the image's own space
         offset = (k @ self.q_proj.bias.view(self.num_heads, -1, 1)).flatten(1)  # Px(H*T)
@@ -207,7 +211,7 @@ class MLP(nn.Module):
     def __init__(self, in_dim: int, hidden: int, out_dim: int, depth: int) -> None:
         super().__init__()
         sizes = [in_dim] + [hidden] * (depth - 1) + [out_dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:

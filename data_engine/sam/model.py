@@ -108,6 +108,9 @@ class SamArchitecture:
 class Sam(nn.Module):
     """The network alone: its state dict is segment-anything's, key for key."""
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(self, architecture: SamArchitecture) -> None:
         super().__init__()
         a = architecture

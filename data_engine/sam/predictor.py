@@ -1,8 +1,8 @@
 """Interactive segmentation: segment-anything's `SamPredictor`, method for method, on this project's model.
 
-    predictor = SamPredictor(load_segmenter("sam_vit_b"))
-    predictor.set_image(image)
-    masks, scores, logits = predictor.predict(point_coords=np.array([[x, y]]), point_labels=np.array([1]))
+predictor = SamPredictor(load_segmenter("sam_vit_b"))
+predictor.set_image(image)
+masks, scores, logits = predictor.predict(point_coords=np.array([[x, y]]), point_labels=np.array([1]))
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from data_engine.sam.segmenter import Embeddings, SamSegmenter, View
 
 class SamPredictor:
     """Encodes one image, then answers any number of prompts on it."""
+
+    _view: View | None
+    _embeddings: Embeddings | None
 
     def __init__(self, segmenter: SamSegmenter) -> None:
         self.segmenter = segmenter
@@ -100,8 +103,8 @@ class SamPredictor:
         return self._require_image()[1].features
 
     def reset_image(self) -> None:
-        self._view: View | None = None
-        self._embeddings: Embeddings | None = None
+        self._view = None
+        self._embeddings = None
 
     @property
     def device(self) -> torch.device:

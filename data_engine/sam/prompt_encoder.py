@@ -65,7 +65,9 @@ class PromptEncoder(nn.Module):
 
     def dense_positions(self) -> Tensor:
         """Positional encoding of the image embedding's cells: NxC, row-major."""
-        centres = (torch.arange(self.grid, device=self.no_mask_embed.weight.device, dtype=torch.float32) + 0.5) / self.grid
+        centres = (
+            torch.arange(self.grid, device=self.no_mask_embed.weight.device, dtype=torch.float32) + 0.5
+        ) / self.grid
         y, x = torch.meshgrid(centres, centres, indexing="ij")
         return self.pe_layer(torch.stack([x, y], -1)).flatten(0, 1)
 
@@ -76,18 +78,22 @@ class PromptEncoder(nn.Module):
             labels = torch.cat([labels, labels.new_full((len(labels), 1), NOT_A_POINT)], 1)
         encoded = self.pe_layer((points / self.image_size).float())
         kind = labels[..., None]
-        background, foreground = self.point_embeddings[0].weight, self.point_embeddings[1].weight
+        background, foreground = self._kind_embedding(0), self._kind_embedding(1)
         encoded = torch.where(kind == NOT_A_POINT, self.not_a_point_embed.weight.to(encoded.dtype), encoded)
         return encoded + (kind == BACKGROUND) * background + (kind == FOREGROUND) * foreground
 
     def _embed_boxes(self, boxes: Tensor) -> Tensor:
         corners = (boxes.reshape(-1, 2, 2) + 0.5) / self.image_size
-        kinds = torch.cat([self.point_embeddings[2].weight, self.point_embeddings[3].weight])
-        return self.pe_layer(corners.float()) + kinds
+        return self.pe_layer(corners.float()) + torch.cat([self._kind_embedding(2), self._kind_embedding(3)])
+
+    def _kind_embedding(self, kind: int) -> Tensor:
+        return self.point_embeddings.get_parameter(f"{kind}.weight")
 
 
 class RandomPositionEncoding(nn.Module):
     """Random Fourier features (arXiv 2006.10739) of coordinates in [0, 1]: ...x2 -> ...xC, float32."""
+
+    positional_encoding_gaussian_matrix: Tensor
 
     def __init__(self, frequencies: int) -> None:
         super().__init__()

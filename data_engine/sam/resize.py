@@ -21,7 +21,7 @@ def resize_image(image: np.ndarray, long_side: int) -> np.ndarray:
 
     A side that would round to 0 (aspect ratios beyond 2 * long_side, where the reference raises) becomes 1 pixel.
     """
-    height, width = (max(side, 1) for side in resized_shape(*image.shape[:2], long_side))
+    height, width = (max(side, 1) for side in resized_shape(image.shape[0], image.shape[1], long_side))
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 

@@ -97,7 +97,9 @@ class SamSegmenter:
 
     mask_threshold = 0.0
 
-    def __init__(self, model: Sam, device: torch.device, precision: Precision, checkpoint: LoadedCheckpoint | None = None):
+    def __init__(
+        self, model: Sam, device: torch.device, precision: Precision, checkpoint: LoadedCheckpoint | None = None
+    ):
         self.model = model.to(device).eval().requires_grad_(False)
         self.device = device
         self.precision: Precision = precision
