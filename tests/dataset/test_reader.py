@@ -1,0 +1,111 @@
+"""Reading: only committed files, every way in, versions refused."""
+
+import json
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+from dataset.small_dataset import FINGERPRINT, HEIGHT, WIDTH, build
+from pycocotools import mask as coco
+
+from data_engine.dataset.reader import MaskDataset
+from data_engine.errors import DatasetError
+
+
+@pytest.fixture
+def root(tmp_path):
+    build(tmp_path / "masks")
+    return tmp_path / "masks"
+
+
+def test_iterating_gives_every_image_with_its_own_masks(root):
+    images = list(MaskDataset(root))
+    assert len(images) == len(MaskDataset(root)) == 12
+    assert [image.image_id for image in images[:3]] == ["a/0-0.jpg", "a/0-1.jpg", "a/0-2.jpg"]
+    for image in images:
+        assert len(image) == image.row["n_masks"]
+        assert set(image.masks["image_id"].to_pylist()) <= {image.image_id}
+        assert image.masks["mask_id"].to_pylist() == list(range(len(image)))
+
+
+def test_a_mask_is_the_array_that_pycocotools_decodes(root):
+    image = MaskDataset(root)["b/1-2.jpg"]
+    for i, counts in enumerate(image.masks["counts"].to_pylist()):
+        expected = coco.decode({"size": [HEIGHT, WIDTH], "counts": counts}).astype(bool)
+        np.testing.assert_array_equal(image.mask(i), expected)
+
+
+def test_random_access_equals_iteration(root):
+    dataset = MaskDataset(root)
+    for image in dataset:
+        one = dataset[image.image_id]
+        assert one.row == image.row
+        assert one.masks.equals(image.masks)
+    with pytest.raises(KeyError):
+        dataset["c/0-0.jpg"]
+
+
+def test_tables_can_be_filtered_and_projected(root):
+    dataset = MaskDataset(root)
+    assert dataset.images(columns=["image_id"]).num_rows == 12
+    large = dataset.masks(columns=["area"], filter=pc.field("area") > 20)
+    assert 0 < large.num_rows < dataset.totals.masks
+    assert min(large["area"].to_pylist()) > 20
+
+
+def test_sql_sees_exactly_the_committed_rows(root):
+    (root / "masks" / "loser.parquet").write_bytes((root / "masks" / f"{'a' * 16}-0.parquet").read_bytes())
+    dataset = MaskDataset(root)
+    connection = dataset.duckdb()
+    assert connection.sql("select count(*) from masks").fetchall() == [(dataset.totals.masks,)]
+    assert connection.sql("select count(*) from images where status = 'failed'").fetchall() == [(4,)]
+
+
+def test_a_dataset_that_still_grows_reads_what_is_committed(tmp_path):
+    build(tmp_path, complete=False)
+    dataset = MaskDataset(tmp_path)
+    assert not dataset.complete
+    assert len(list(dataset)) == 12
+    (tmp_path / f"_commits/{'b' * 16}-00001.json").unlink()
+    assert len(list(MaskDataset(tmp_path))) == 9
+
+
+def test_an_empty_dataset_has_tables(tmp_path):
+    build(tmp_path, slices=0)
+    dataset = MaskDataset(tmp_path)
+    assert len(dataset) == dataset.masks().num_rows == 0
+    assert dataset.duckdb().sql("select count(*) from images").fetchall() == [(0,)]
+
+
+def test_a_newer_major_version_is_refused(root):
+    (root / "_plan/job.json").write_text(json.dumps({"schema_version": "2.0", "fingerprint": FINGERPRINT}))
+    with pytest.raises(DatasetError, match=r"schema version 2\.0.*upgrade"):
+        MaskDataset(root)
+
+
+def test_a_newer_minor_version_is_read(root):
+    (root / "_plan/job.json").write_text(json.dumps({"schema_version": "1.7", "fingerprint": FINGERPRINT}))
+    assert len(MaskDataset(root)) == 12
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("_plan/job.json", None, r"no dataset at .*: it has no _plan/job\.json"),
+        ("_plan/job.json", b"{", "damaged: it is not JSON"),
+        ("_manifest.json", b"[]", "damaged: it is not a JSON object"),
+        ("_manifest.json", b'{"schema_version": "1.0"}', "is not a manifest"),
+    ],
+)
+def test_what_cannot_be_read_is_named(root, file, content, message):
+    (root / file).unlink() if content is None else (root / file).write_bytes(content)
+    with pytest.raises(DatasetError, match=message):
+        MaskDataset(root)
+
+
+def test_a_commit_record_that_is_cut_short_is_named(tmp_path):
+    records = build(tmp_path, complete=False)
+    path = tmp_path / records[0].file
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DatasetError, match=rf"{path.name} is damaged"):
+        list(MaskDataset(tmp_path))
