@@ -92,8 +92,8 @@ class MaskDecoder(nn.Module):
         x = F.gelu(x.view(-1, second.out_channels) + second.bias)
         masks = weights @ x.view(prompts, cells * 16, second.out_channels).mT
         side = self.grid
-        masks = masks.view(prompts, -1, side, side, 2, 2, 2, 2)  # y, x, then the two refinements' (y, x)
-        return masks.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(prompts, -1, 4 * side, 4 * side)
+        masks = masks.view(*masks.shape[:2], side, side, 2, 2, 2, 2)  # y, x, then the two refinements' (y, x)
+        return masks.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(*masks.shape[:2], 4 * side, 4 * side)
 
 
 class TwoWayTransformer(nn.Module):
