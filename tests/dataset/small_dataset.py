@@ -19,7 +19,7 @@ HEIGHT, WIDTH = 40, 60
 
 
 def build(root: Path, slices: int = 2, images: int = 3, complete: bool = True) -> list[CommitRecord]:
-    """Two shards of `slices` slices of `images` images: the second image of every slice failed, the others have masks."""
+    """Two shards of `slices` slices of `images` images; the second image of every slice failed."""
     rng = np.random.default_rng(0)
     (root / "_plan").mkdir(parents=True)
     (root / "_commits").mkdir()

@@ -60,7 +60,7 @@ def test_page_checksums_catch_a_flipped_bit(tmp_path):
     data = bytearray(path.read_bytes())
     data[counts.data_page_offset + counts.total_compressed_size - 5] ^= 1
     path.write_bytes(data)
-    with pytest.raises(OSError, match="[Cc]hecksum|corrupt"):
+    with pytest.raises(OSError, match=r"[Cc]hecksum|corrupt"):
         pq.ParquetFile(path, page_checksum_verification=True).read()
 
 

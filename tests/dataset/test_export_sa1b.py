@@ -1,0 +1,129 @@
+"""SA-1B export: what the readers of the published dataset rely on."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from dataset.small_dataset import HEIGHT, WIDTH, build
+from PIL import Image
+from pycocotools import mask as coco
+
+from data_engine.dataset.export.sa1b import as_jpeg, export_sa1b
+from data_engine.dataset.reader import MaskDataset
+
+# in the order of an authentic record
+SA_1B_KEYS = ["bbox", "area", "segmentation", "predicted_iou", "point_coords", "crop_box", "id", "stability_score"]
+ROTATED = Image.Exif()
+ROTATED[0x0112] = 6  # orientation
+
+
+def picture(format="JPEG", mode="RGB", **save):
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    pixels = np.stack([4 * y, 4 * x, 2 * (x + y)], 2).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, format, **save)
+    return buffer.getvalue()
+
+
+def decode(data):
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    build(tmp_path / "masks")
+    return MaskDataset(tmp_path / "masks")
+
+
+def originals(dataset, missing=()):
+    data = picture()
+    return ((image, None if image.image_id in missing else data) for image in dataset)
+
+
+def test_a_folder_has_the_files_and_the_schema_of_sa_1b(dataset, tmp_path):
+    report = export_sa1b(originals(dataset), str(tmp_path / "out"), decode)
+    assert (report.images, report.failed, report.files) == (8, 4, 16)
+    for number in range(1, 9):
+        record = json.loads((tmp_path / f"out/sa_{number}.json").read_text())
+        assert list(record) == ["image", "annotations"]
+        assert record["image"] == {
+            "image_id": number,
+            "width": WIDTH,
+            "height": HEIGHT,
+            "file_name": f"sa_{number}.jpg",
+        }
+        with Image.open(tmp_path / f"out/sa_{number}.jpg") as image:
+            assert image.size == (WIDTH, HEIGHT)
+        for annotation in record["annotations"]:
+            assert {key: type(value) for key, value in annotation.items()} == {
+                "bbox": list,
+                "area": int,
+                "segmentation": dict,
+                "predicted_iou": float,
+                "point_coords": list,
+                "crop_box": list,
+                "id": int,
+                "stability_score": float,
+            }
+            assert list(annotation) == list(SA_1B_KEYS)
+            assert {type(value) for value in annotation["bbox"]} == {float}
+            mask = coco.decode(annotation["segmentation"])
+            ys, xs = np.nonzero(mask)
+            assert annotation["area"] == mask.sum()
+            # SA-1B's own files have w = xmax - xmin
+            assert annotation["bbox"] == [xs.min(), ys.min(), xs.max() - xs.min(), ys.max() - ys.min()]
+
+
+def test_annotation_ids_are_unique_and_numbers_lead_back_to_the_images(dataset, tmp_path):
+    export_sa1b(originals(dataset), str(tmp_path), decode)
+    ids = [
+        annotation["id"]
+        for number in range(1, 9)
+        for annotation in json.loads((tmp_path / f"sa_{number}.json").read_text())["annotations"]
+    ]
+    assert ids == list(range(1, dataset.totals.masks + 1))
+    index = pq.read_table(tmp_path / "index.parquet").to_pylist()
+    assert index[0] == {"sa_id": 1, "file": "sa_1.jpg", "image_id": "a/0-0.jpg", "uri": "photos/a/0-0.jpg"}
+    assert len(index) == 8
+
+
+def test_tars_hold_pairs_in_order(dataset, tmp_path):
+    report = export_sa1b(originals(dataset), str(tmp_path), decode, images_per_tar=3)
+    assert report.files == 3
+    names = []
+    for number in range(3):
+        with tarfile.open(tmp_path / f"sa_{number:06d}.tar") as tar:
+            names.append(tar.getnames())
+    assert [len(tar) for tar in names] == [6, 6, 4]
+    assert names[0] == [f"sa_{i}.{kind}" for i in (1, 2, 3) for kind in ("jpg", "json")]
+
+
+def test_originals_that_are_gone_are_counted(dataset, tmp_path):
+    report = export_sa1b(originals(dataset, missing={"a/0-0.jpg"}), str(tmp_path), decode)
+    assert (report.images, report.missing) == (7, 1)
+
+
+def test_a_plain_jpeg_is_taken_over_byte_for_byte():
+    data = picture()
+    assert as_jpeg(data, decode) == (data, True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        picture("PNG"),
+        picture(mode="L"),
+        picture(exif=ROTATED),
+    ],
+    ids=["png", "grey", "rotated by EXIF"],
+)
+def test_anything_else_is_encoded_from_the_pixels_that_were_masked(data):
+    jpeg, copied = as_jpeg(data, decode)
+    assert not copied
+    with Image.open(io.BytesIO(jpeg)) as image:
+        assert (image.format, image.mode) == ("JPEG", "RGB")
+        assert image.getexif().get(0x0112, 1) == 1
+        assert np.abs(np.asarray(image).astype(int) - decode(data)).mean() < 2
