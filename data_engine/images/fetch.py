@@ -1,0 +1,134 @@
+"""One image that is a file of its own: its bytes, or why they cannot be had."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+from fsspec import AbstractFileSystem
+
+from data_engine.errors import StorageError, UsageError
+from data_engine.images.hosts import input_filesystem
+from data_engine.images.retry import with_retries
+from data_engine.images.settings import InputSettings
+from data_engine.images.shard import FileEntry, ImageError
+from data_engine.storage import is_local, local_path, redact, scheme_of
+
+_CREDENTIALS_AT_FAULT = {
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+}
+
+
+def fetch(entry: FileEntry, settings: InputSettings) -> bytes:
+    """The bytes of a file. Raises ImageError; StorageError where the fault is the store's and not the image's."""
+    if entry.size is not None:
+        _check_length(entry.size, settings)
+    try:
+        data = _local(entry, settings) if is_local(entry.uri) else _remote(entry, settings)
+    except FileNotFoundError:
+        raise ImageError("unreadable", "not found") from None
+    except (UsageError, OSError, ValueError) as error:
+        raise ImageError("unreadable", _one_line(error)) from None
+    except StorageError as error:
+        if _is_the_stores_fault(entry.uri, error.__cause__):
+            raise
+        raise ImageError("unreadable", _one_line(error.__cause__ or error)) from None
+    if entry.size is not None and len(data) != entry.size:
+        raise ImageError("unreadable", f"changed since it was listed: {entry.size:,} bytes then, {len(data):,} now")
+    if not data:
+        raise ImageError("empty", "0 bytes")
+    return data
+
+
+def version(info: dict[str, Any]) -> str | None:
+    """What changes when an object does, from what a file system says of it: its ETag, or when it was last changed."""
+    for key in ("ETag", "etag", "Content-MD5", "content_settings.content_md5", "mtime", "Last-Modified", "created"):
+        if info.get(key):
+            return str(info[key]).strip('"')
+    return None
+
+
+def local_version(status: os.stat_result) -> str:
+    """`version` of a local file."""
+    return str(status.st_mtime)
+
+
+def existing_path(path: Path) -> Path:
+    """`path`, or where there is no such file the one whose name is not UTF-8 and was listed with \\xNN."""
+    if path.exists() or "\\x" not in str(path):
+        return path
+    name = re.sub(r"\\x([89a-f][0-9a-f])", lambda match: chr(0xDC00 + int(match[1], 16)), str(path))
+    return Path(name)
+
+
+def _local(entry: FileEntry, settings: InputSettings) -> bytes:
+    path = existing_path(local_path(entry.uri))
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe or a device may never return
+        raise ImageError("unreadable", "not a regular file")
+    if entry.etag is not None and local_version(status) != entry.etag:
+        raise ImageError("unreadable", "changed since it was listed")
+    _check_length(status.st_size, settings)
+    with path.open("rb") as file:
+        return file.read(settings.max_image_bytes + 1)
+
+
+def _remote(entry: FileEntry, settings: InputSettings) -> bytes:
+    fs, path = input_filesystem(entry.uri, settings)
+    if scheme_of(entry.uri) in ("http", "https"):
+        return with_retries(entry.uri, lambda: _response(fs, path, settings))
+    if entry.size is None:
+        _check_length(with_retries(entry.uri, lambda: fs.info(path)).get("size") or 0, settings)
+    return with_retries(entry.uri, lambda: _whole_object(fs, path, entry.size))
+
+
+def _whole_object(fs: AbstractFileSystem, path: str, size: int | None) -> bytes:
+    data: bytes = fs.cat_file(path)
+    if size and not data:  # seen of overloaded stores: 200, and nothing in it
+        raise ConnectionError(f"an empty answer instead of {size:,} bytes")
+    return data
+
+
+def _response(fs: AbstractFileSystem, url: str, settings: InputSettings) -> bytes:
+    """The body of one request, cut off where it is too long. A web server need not say the length before."""
+    pieces, length = [], 0
+    with fs.open(url, "rb", block_size=0, size=1) as body:
+        while piece := body.read(1 << 20):
+            pieces.append(piece)
+            length += len(piece)
+            _check_length(length, settings)
+    return b"".join(pieces)
+
+
+def _check_length(length: int, settings: InputSettings) -> None:
+    if length > settings.max_image_bytes:
+        raise ImageError(
+            "too_large", f"{length:,} bytes or more, above input.max_image_bytes = {settings.max_image_bytes:,}"
+        )
+
+
+def _is_the_stores_fault(uri: str, cause: BaseException | None) -> bool:
+    """Whether every other image would fail too: then the shard must wait for better times, not end as failed rows."""
+    if scheme_of(uri) in ("file", "http", "https"):
+        return False
+    origin = cause.__cause__ if isinstance(cause, PermissionError) else None
+    response = getattr(origin, "response", None)
+    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+    return not isinstance(cause, PermissionError) or code in _CREDENTIALS_AT_FAULT
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror  # without the path: the row names the image already
+    if isinstance(error, PermissionError):
+        return "access denied"
+    text = " ".join(redact(str(error)).split())[:300]
+    return text or type(error).__name__

@@ -1,0 +1,55 @@
+"""Images that are files of their own: several fetched at once, handed on in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from data_engine.images.fetch import fetch
+from data_engine.images.manifest import refused
+from data_engine.images.settings import InputSettings
+from data_engine.images.shard import EncodedImage, FileEntry, ImageError, Shard
+from data_engine.storage import redact
+
+_AHEAD_BYTES = 256 << 20  # fetched but not yet asked for, where sizes are known
+
+
+def read_files(shard: Shard, settings: InputSettings, start: int = 0) -> Iterator[EncodedImage]:
+    """The images of a shard of files from number `start` on. Raises StorageError when the store itself fails."""
+    waiting: deque[tuple[int, FileEntry, Future[bytes | ImageError]]] = deque()
+    ahead = 0
+    pool = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="fetch")
+    try:
+        following = start
+        while waiting or following < len(shard.files):
+            while following < len(shard.files) and len(waiting) < settings.fetch_threads:
+                size = shard.files[following].size or 0
+                if waiting and ahead + size > _AHEAD_BYTES:
+                    break
+                entry = shard.files[following]
+                waiting.append((following, entry, pool.submit(_fetch, entry, shard.uri, settings)))
+                ahead += size
+                following += 1
+            index, entry, future = waiting.popleft()
+            ahead -= entry.size or 0
+            result = future.result()
+            uri = redact(entry.uri)
+            if isinstance(result, ImageError):
+                yield EncodedImage(index, entry.image_id, uri, error=result)
+            else:
+                yield EncodedImage(index, entry.image_id, uri, result)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _fetch(entry: FileEntry, listed_in: str, settings: InputSettings) -> bytes | ImageError:
+    if refused(entry, listed_in, settings):
+        return ImageError(
+            "unreadable",
+            "a remote manifest may not name local files; input.allow_local_in_remote_manifests=true permits it",
+        )
+    try:
+        return fetch(entry, settings)
+    except ImageError as error:
+        return error

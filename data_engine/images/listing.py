@@ -1,0 +1,189 @@
+"""Which files an input consists of: one file, a folder, a glob, or braces that stand for several of these."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_engine.errors import SourceError
+from data_engine.images.fetch import existing_path, local_version, version
+from data_engine.images.hosts import input_filesystem
+from data_engine.images.patterns import expand_braces, has_pattern, root_of
+from data_engine.images.retry import with_retries
+from data_engine.images.settings import InputSettings
+from data_engine.images.shard import valid_text
+from data_engine.storage import is_local, local_path, redact, scheme_of
+
+HIDDEN = "hidden"
+
+_Entry = tuple[str, "int | None", "str | None"]  # (path or URI, size, version)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A file of an input. `name` is its path below the listing's root, and what images are named by."""
+
+    name: str
+    uri: str
+    size: int | None
+    etag: str | None
+
+
+@dataclass(slots=True)
+class Found:
+    """All files of an input, sorted by name, and how many others were passed over, by reason."""
+
+    files: list[FoundFile] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+def find_files(uri: str, settings: InputSettings) -> Found:
+    """Every visible file that `uri` stands for. Raises SourceError, UsageError, StorageError."""
+    found = Found()
+    if is_local(uri):
+        uri = str(local_path(uri)) + ("/" if uri.endswith("/") else "")
+        if existing_path(Path(uri)).exists():  # a name with brackets or braces in it
+            root = uri.rstrip("/") + "/" if Path(uri).is_dir() else uri[: uri.rfind("/") + 1]
+            files: Iterable[_Entry] = _local_files([uri], settings)
+        else:
+            root = root_of(uri)
+            files = _local_files(_local_matches(uri), settings)
+    else:
+        root, files = _remote_files(uri, settings)
+    by_uri: dict[str, FoundFile] = {}
+    for path, size, etag in files:
+        name = path[len(root) :] if path.startswith(root) else path.rsplit("/", 1)[-1]
+        if any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")):
+            found.skipped[HIDDEN] += 1
+            continue
+        path = valid_text(path)
+        by_uri[path] = FoundFile(valid_text(name), path, size, etag)
+    found.files = sorted(by_uri.values(), key=lambda file: file.name)
+    return found
+
+
+# ---- this machine ---------------------------------------------------------------------------------------------------
+
+
+def _local_matches(uri: str) -> list[str]:
+    matches: list[str] = []
+    missing: list[str] = []
+    for pattern in expand_braces(uri):
+        if has_pattern(pattern) and not Path(pattern).exists():
+            fs, path = input_filesystem(pattern, InputSettings())
+            matches += fs.glob(path)
+        elif existing_path(Path(pattern)).exists():
+            matches.append(pattern)
+        else:
+            missing.append(pattern)
+    _refuse_missing(uri, missing)
+    return matches
+
+
+def _local_files(paths: Iterable[str], settings: InputSettings) -> Iterator[_Entry]:
+    """The files among `paths` and in the folders among them. Links to files are followed, links to folders are not."""
+    for name in paths:
+        path = existing_path(Path(name))
+        if path.is_dir():
+            for folder, subfolders, files in os.walk(path, onerror=_refuse):
+                if not settings.recursive:
+                    subfolders.clear()
+                subfolders[:] = [sub for sub in subfolders if not sub.startswith(".")]
+                for file in files:
+                    yield from _local_file(os.path.join(folder, file))  # noqa: PTH118 (millions of them)
+        else:
+            yield from _local_file(str(path))
+
+
+def _local_file(path: str) -> Iterator[_Entry]:
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except OSError:  # a dangling link, or gone again: reading will tell
+        yield path, None, None
+        return
+    if stat.S_ISREG(status.st_mode):
+        yield path, status.st_size, local_version(status)
+
+
+def _refuse(error: OSError) -> None:
+    raise SourceError(f"{error.filename}: cannot be listed ({error.strerror}); images in it would be missed") from None
+
+
+# ---- stores and servers ---------------------------------------------------------------------------------------------
+
+
+def _remote_files(uri: str, settings: InputSettings) -> tuple[str, list[_Entry]]:
+    """(the root that names are below, files)."""
+    root = root_of(uri)
+    patterns = expand_braces(uri)
+    if patterns == [uri] and not has_pattern(uri):
+        folder = uri.rstrip("/") + "/"
+        entries = _remote_match(uri, settings)
+        if entries is None:
+            raise SourceError(f"{redact(uri)}: there is nothing there")
+        is_file = len(entries) == 1 and entries[0][0] == _canonical(uri, settings)
+        return _canonical(root if is_file else folder, settings), entries
+    with ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="list") as pool:
+        matched = list(pool.map(lambda pattern: _remote_match(pattern, settings), patterns))
+    _refuse_missing(uri, [pattern for pattern, entries in zip(patterns, matched, strict=True) if entries is None])
+    return _canonical(root, settings), [entry for entries in matched for entry in entries or ()]
+
+
+def _remote_match(uri: str, settings: InputSettings) -> list[_Entry] | None:
+    """The files of one URL or glob; None if there is nothing."""
+    fs, path = input_filesystem(uri, settings)
+    depth = None if settings.recursive else 1
+
+    def below(folder: str) -> list[dict[str, Any]]:
+        return list(fs.find(folder, detail=True, maxdepth=depth).values())
+
+    def look() -> list[dict[str, Any]] | None:
+        if has_pattern(uri):
+            infos: list[dict[str, Any]] = []
+            for info in fs.glob(path, detail=True).values():
+                infos += below(info["name"]) if info["type"] == "directory" else [info]
+            return infos
+        if scheme_of(uri) in ("http", "https") and uri.endswith("/"):
+            return below(path)
+        try:
+            info = fs.info(path)
+        except FileNotFoundError as error:
+            if error.__cause__ is not None:
+                raise
+            return None
+        return below(path) if info["type"] == "directory" else [info]
+
+    try:
+        infos = with_retries(uri, look)
+    except FileNotFoundError:
+        return None
+    if infos is None:
+        return None
+    return [
+        (_uri(uri, info["name"]), info.get("size"), version(info))
+        for info in infos
+        if info["type"] == "file" and not info["name"].endswith("/")
+    ]
+
+
+def _canonical(uri: str, settings: InputSettings) -> str:
+    """`uri` spelt as a listing spells it."""
+    _, path = input_filesystem(uri, settings)
+    return _uri(uri, path) + ("/" if uri.endswith("/") and not path.endswith("/") else "")
+
+
+def _uri(like: str, path: str) -> str:
+    scheme = scheme_of(like)
+    return path if scheme in ("http", "https") else f"{scheme}://{path}"
+
+
+def _refuse_missing(uri: str, missing: list[str]) -> None:
+    if missing:
+        more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
+        raise SourceError(f"{redact(uri)}: {redact(missing[0])}{more} does not exist")

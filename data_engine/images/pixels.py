@@ -1,0 +1,75 @@
+"""Every way in which pixels are stored -> 8-bit RGB.
+
+Alpha is composited on white. Sixteen bits a channel keep the upper eight. Numbers without a fixed range (32-bit
+integers, floats) are scaled by the range that they use, see `_scaled`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageCms
+
+_WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """A loaded image -> HxWx3 uint8. Raises what Pillow raises."""
+    if image.mode.startswith("I;16"):
+        return _sixteen_bits(image)
+    if image.mode in ("I", "F"):
+        return _three_channels(_scaled(np.asarray(image)))
+    if image.mode == "LAB":
+        image = _lab_to_rgb(image)
+    elif image.mode in _WITH_ALPHA or "transparency" in image.info or getattr(image.palette, "mode", "") == "RGBA":
+        image = _on_white(image.convert("RGBA"))
+    elif image.mode != "RGB":
+        image = image.convert("RGB")  # CMYK: Pillow has already undone Adobe's inversion
+    return np.asarray(image)
+
+
+def _on_white(rgba: Image.Image) -> Image.Image:
+    white = Image.new("RGB", rgba.size, (255, 255, 255))
+    white.paste(rgba, mask=rgba.getchannel("A"))
+    return white
+
+
+def _sixteen_bits(image: Image.Image) -> np.ndarray:
+    values = np.asarray(image)
+    gray = (values >> 8).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        gray[values == transparent] = 255
+    return _three_channels(gray)
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    """Values without a fixed range -> uint8.
+
+    Integers of 0..255 and 0..65535 are taken for 8 and 16 bits, floats of 0..1 for fractions and of 0..255 for 8 bits;
+    anything else is stretched from its lowest to its highest value. NaN is black.
+    """
+    fractions = values.dtype.kind == "f"
+    values = values.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    if low >= 0 and fractions and high <= 1:
+        low, high = 0.0, 1.0
+    elif low >= 0 and high <= 255:
+        low, high = 0.0, 255.0
+    elif low >= 0 and high <= 65535 and not fractions:
+        return (values.astype(np.int64) >> 8).astype(np.uint8)
+    with np.errstate(invalid="ignore"):
+        stretched = (values - low) * (255.0 / (high - low)) if high > low else np.zeros_like(values)
+    return np.nan_to_num(np.clip(stretched, 0, 255), nan=0.0).round().astype(np.uint8)
+
+
+def _three_channels(gray: np.ndarray) -> np.ndarray:
+    return np.repeat(gray[:, :, None], 3, axis=2)
+
+
+def _lab_to_rgb(image: Image.Image) -> Image.Image:
+    converted = ImageCms.profileToProfile(
+        image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
+    )
+    assert converted is not None  # it is None only when working in place
+    return converted
