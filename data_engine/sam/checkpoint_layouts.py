@@ -48,8 +48,8 @@ def from_huggingface(state: Mapping[str, Value]) -> dict[str, Value]:
     """Hugging Face `SamModel` state dict -> segment-anything's names."""
     renamed = {}
     for key, value in state.items():
-        if key == _HF_ALIAS:
-            continue
+        if key == _HF_ALIAS:  # of the two names, a file may hold either or both
+            key = "shared_image_embedding.positional_embedding"
         if match := _MLP.fullmatch(key):
             prefix, layer, kind = match.groups()
             key = f"{prefix}layers.{_mlp_index(state, prefix, layer)}.{kind}"

@@ -23,6 +23,8 @@ from data_engine.sam.model import Sam, SamArchitecture
 
 CACHE_VARIABLE = "DATA_ENGINE_CACHE"
 _RELEASE = "https://dl.fbaipublicfiles.com/segment_anything/"
+_USABLE = "use a known model, a checkpoint of segment-anything, or a SamModel saved by transformers"
+_CONSTANTS = ("pixel_mean", "pixel_std")  # some files carry them; they are the same for every SAM
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +45,15 @@ STARTER_FILE = Path(__file__).parent / "starter" / "starter.safetensors"
 
 def registry() -> dict[str, Checkpoint]:
     """Every model known by name."""
-    starter = json.loads((STARTER_FILE.parent / "starter.json").read_text())
+    facts = STARTER_FILE.with_suffix(".json")  # absent from a damaged installation, which may still use other models
+    starter = json.loads(facts.read_text()) if facts.is_file() else {}
     known = [
         Checkpoint(
             "starter",
             "small SAM that ships with the package: try things out, no quality promised",
             "Apache-2.0",
-            starter["sha256"],
-            starter["size"],
+            starter.get("sha256", ""),
+            starter.get("size", 0),
             file=STARTER_FILE,
         ),
         Checkpoint(
@@ -128,14 +131,14 @@ def resolve(name_or_path: str | Path) -> tuple[str, Path, str]:
             raise CheckpointError(
                 f"no model {name!r}: not a known name ({', '.join(registry())}) and no file at {path}"
             )
-        return name, path, sha256_of(path)
+        return name, path, _sha256_of(path)
     path = cached_path(known)
     if not path.exists():
         if known.url is None:
             raise CheckpointError(f"{name}: {path} is missing from this installation: reinstall the package")
         download(known.url, path, sha256=known.sha256, size=known.size)
         return name, path, known.sha256
-    found = sha256_of(path)
+    found = _sha256_of(path)
     if found != known.sha256:
         raise CheckpointError(
             f"{path} is not {name}: its sha256 is {found}, expected {known.sha256}. "
@@ -155,13 +158,14 @@ def load_checkpoint(name_or_path: str | Path) -> LoadedCheckpoint:
     except KeyError as error:
         raise CheckpointError(
             f"{path} is not a SAM checkpoint: it has no tensor {error.args[0]!r} "
-            f"(it has {len(state)} tensors, such as {next(iter(state), 'none')!r})"
+            f"(it has {len(state)} tensors, such as {next(iter(state), 'none')!r}); {_USABLE}"
         ) from None
-    except (ValueError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{path} is not a SAM this project can run: {error}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not a SAM this project can run: {error}; {_USABLE}") from None
     with torch.device("meta"):
         expected = Sam(architecture).state_dict()
     problems = [f"{key} is missing" for key in expected if key not in state]
+    problems += [f"{key} is not part of a SAM" for key in state if key not in expected and key not in _CONSTANTS]
     problems += [
         f"{key} has shape {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
         for key, tensor in expected.items()
@@ -169,7 +173,7 @@ def load_checkpoint(name_or_path: str | Path) -> LoadedCheckpoint:
     ]
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise CheckpointError(f"{path} is not a complete SAM checkpoint: {'; '.join(problems[:3])}{more}")
+        raise CheckpointError(f"{path} is not a plain SAM checkpoint: {'; '.join(problems[:3])}{more}; {_USABLE}")
     return LoadedCheckpoint(name, path, sha256, architecture, {key: state[key].float() for key in expected})
 
 
@@ -182,9 +186,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a git-LFS pointer, not the weights: run `git lfs pull` where it came from")
     if head.lstrip()[:1] == b"<":
-        raise CheckpointError(f"{path} is a web page, not the weights: the download was answered with HTML")
+        raise CheckpointError(
+            f"{path} is a web page, not the weights: the download was answered with HTML; fetch it again"
+        )
+    pickled = head.startswith((b"PK", b"\x80"))  # torch's zip format, and its older bare one
+    if not pickled and head[8:9] != b"{" and path.suffix != ".safetensors":
+        raise CheckpointError(f"{path} is neither a torch file nor safetensors: {_USABLE}")
     try:
-        if path.suffix == ".safetensors":
+        if not pickled:
             with safe_open(path, framework="pt") as tensors:
                 return {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118 (not a dict)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -195,15 +204,25 @@ def read_state(path: Path) -> dict[str, Tensor]:
         ) from None
     except Exception as error:  # the unpickler refuses what is not tensors, with several exception types
         raise CheckpointError(
-            f"{path} holds more than tensors and was not opened ({_first_line(error)}): "
+            f"{path} is damaged or holds more than tensors, and was not opened ({_first_line(error)}): "
             "a SAM checkpoint is a dict of tensors; never load one from a source you do not trust"
         ) from None
     for wrapper in ("model", "state_dict"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise CheckpointError(f"{path} is not a dict of tensors but {type(loaded).__name__}: not a SAM checkpoint")
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"{path} holds a {type(loaded).__name__}, not a dict of tensors: {_USABLE}")
+    for key, value in loaded.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise CheckpointError(f"{path} is not a dict of tensors: {key!r} is a {type(value).__name__}; {_USABLE}")
     return {key.removeprefix("module."): value for key, value in loaded.items()}
+
+
+def _sha256_of(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; check its permissions and its disk") from None
 
 
 def _decoder_heads(path: Path) -> int:
@@ -214,7 +233,7 @@ def _decoder_heads(path: Path) -> int:
     try:
         return int(json.loads(config.read_text()).get("mask_decoder_config", {}).get("num_attention_heads", 8))
     except (ValueError, TypeError, AttributeError):
-        raise CheckpointError(f"{config} is not a Hugging Face model configuration") from None
+        raise CheckpointError(f"{config} is not the configuration of a SamModel: fetch it again") from None
 
 
 def _first_line(error: Exception) -> str:

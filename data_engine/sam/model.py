@@ -65,8 +65,11 @@ class SamArchitecture:
         Raises KeyError for a missing tensor and ValueError for sizes that contradict each other.
         """
 
-        def shape(key: str) -> torch.Size:
-            return state[key].shape
+        def shape(key: str, dimensions: int) -> torch.Size:
+            found = state[key].shape
+            if len(found) != dimensions or 0 in found:
+                raise ValueError(f"{key} has shape {tuple(found)}")
+            return found
 
         def count(pattern: str) -> int:
             indices = {int(match[1]) for key in state if (match := re.match(pattern, key))}
@@ -74,33 +77,38 @@ class SamArchitecture:
                 raise ValueError(f"the layers matching {pattern!r} are not numbered without gaps")
             return len(indices)
 
-        embed_dim, _, patch_size, _ = shape("image_encoder.patch_embed.proj.weight")
-        grid = shape("image_encoder.pos_embed")[1]
+        embed_dim, _, patch_size, _ = shape("image_encoder.patch_embed.proj.weight", 4)
+        grid = shape("image_encoder.pos_embed", 4)[1]
         depth = count(r"image_encoder\.blocks\.(\d+)\.")
-        spans = [(shape(f"image_encoder.blocks.{i}.attn.rel_pos_h")[0] + 1) // 2 for i in range(depth)]
+        spans = [(shape(f"image_encoder.blocks.{i}.attn.rel_pos_h", 2)[0] + 1) // 2 for i in range(depth)]
         windows = {span for span in spans if span != grid}
         if len(windows) > 1:
-            raise ValueError(f"blocks have windows of different sizes {sorted(windows)}")
-        head_dim = shape("image_encoder.blocks.0.attn.rel_pos_h")[1]
-        dim = shape("image_encoder.neck.0.weight")[0]
+            raise ValueError(f"with {grid} cells a side, its blocks have windows of different sizes {sorted(windows)}")
+        head_dim = shape("image_encoder.blocks.0.attn.rel_pos_h", 2)[1]
+        dim = shape("image_encoder.neck.0.weight", 4)[0]
         decoder = "mask_decoder.transformer.layers.0."
+        inner_dim = shape(decoder + "cross_attn_token_to_image.q_proj.weight", 2)[0]
+        if embed_dim % head_dim:
+            raise ValueError(f"an encoder of width {embed_dim} has no heads of {head_dim}")
+        if dim % inner_dim or inner_dim % decoder_heads or dim % 8:
+            raise ValueError(f"a decoder of width {dim}, {inner_dim} in attention, cannot have {decoder_heads} heads")
         return cls(
             embed_dim=embed_dim,
             depth=depth,
             num_heads=embed_dim // head_dim,
-            mlp_dim=shape("image_encoder.blocks.0.mlp.lin1.weight")[0],
+            mlp_dim=shape("image_encoder.blocks.0.mlp.lin1.weight", 2)[0],
             global_blocks=tuple(i for i, span in enumerate(spans) if span == grid),
             image_size=grid * patch_size,
             patch_size=patch_size,
             window_size=windows.pop() if windows else grid,
             dim=dim,
-            mask_hidden_dim=shape("prompt_encoder.mask_downscaling.3.weight")[0],
+            mask_hidden_dim=shape("prompt_encoder.mask_downscaling.3.weight", 4)[0],
             decoder_depth=count(r"mask_decoder\.transformer\.layers\.(\d+)\."),
             decoder_heads=decoder_heads,
-            decoder_mlp_dim=shape(decoder + "mlp.lin1.weight")[0],
-            attention_downsample=dim // shape(decoder + "cross_attn_token_to_image.q_proj.weight")[0],
-            num_masks=shape("mask_decoder.mask_tokens.weight")[0],
-            iou_hidden_dim=shape("mask_decoder.iou_prediction_head.layers.0.weight")[0],
+            decoder_mlp_dim=shape(decoder + "mlp.lin1.weight", 2)[0],
+            attention_downsample=dim // inner_dim,
+            num_masks=shape("mask_decoder.mask_tokens.weight", 2)[0],
+            iou_hidden_dim=shape("mask_decoder.iou_prediction_head.layers.0.weight", 2)[0],
             iou_depth=count(r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\."),
         )
 
