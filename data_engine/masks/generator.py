@@ -34,7 +34,7 @@ EDGE_TOLERANCE = 20  # pixels from an inner crop edge within which a box counts 
 
 
 class NonFiniteOutput(DataEngineError):
-    """The model gave NaN or infinity for this image. They pass or fail every comparison by accident, so none is used."""
+    """The model gave NaN or infinity for this image. They pass or fail a comparison by accident, so none is used."""
 
 
 class Interrupted(Exception):
@@ -72,7 +72,7 @@ class MaskGenerator:
     ) -> None:
         if output_mode not in ("binary_mask", "uncompressed_rle", "coco_rle"):
             raise UsageError(f"unknown output_mode {output_mode!r}: use binary_mask, uncompressed_rle or coco_rle")
-        if "point_grids" in overrides:
+        if overrides.get("point_grids") is not None:
             overrides.setdefault("points_per_side", None)
         self.settings = MaskSettings(**{**(asdict(settings) if settings else {}), **overrides})
         self.segmenter = segmenter
@@ -132,8 +132,10 @@ class MaskGenerator:
         self._put_into_runs(image, found)
         if self.settings.min_mask_region_area > 0:
             found = self._clean_regions(found, counts)
-        counts.rejected_nms = counts.candidates - len(found) - (
-            counts.rejected_iou + counts.rejected_stability + counts.rejected_edge + counts.rejected_area
+        counts.rejected_nms = (
+            counts.candidates
+            - len(found)
+            - (counts.rejected_iou + counts.rejected_stability + counts.rejected_edge + counts.rejected_area)
         )
         return _columns(image, found, counts)
 
@@ -141,66 +143,76 @@ class MaskGenerator:
         self, image: PreparedImage, index: int, view: View, embeddings: Embeddings, counts: MaskCounts
     ) -> Iterator[Candidates]:
         """Clicks through one window and yields what passes the filters, chunk by chunk."""
-        segmenter, settings, window = self.segmenter, self.settings, image.windows[index]
-        threshold = segmenter.mask_threshold
+        segmenter = self.segmenter
+        height, width = view.shape
         upsampler = Upsampler(
             segmenter.logits_size, segmenter.image_size, view.input_shape, view.shape, segmenter.device
         )
-        height, width = window.shape
-        points = self._grids[window.layer] * np.array([[width, height]])
-        frame_points = torch.from_numpy(scale_points(points, view.shape, segmenter.image_size))
-        labels = torch.ones(len(points), 1, dtype=torch.int)
+        points = self._grids[image.windows[index].layer] * np.array([[width, height]])
         start = 0
         while start < len(points):
             stop = start + self._chunk
             try:
-                decoded = segmenter.decode(
-                    embeddings, 0, points=frame_points[start:stop, None], labels=labels[start:stop]
-                )
-                if not torch.isfinite(decoded.iou).all():
-                    raise NonFiniteOutput("the mask decoder gave NaN or infinity; try precision: reference")
-                wanted = torch.ones_like(decoded.iou, dtype=torch.bool)
-                if settings.pred_iou_thresh > 0:
-                    wanted = decoded.iou > settings.pred_iou_thresh
-                logits = decoded.logits(wanted)
+                chunk = self._candidates_at(points[start:stop], image, index, upsampler, embeddings, counts)
             except torch.OutOfMemoryError:
                 if self._chunk == 1:
                     raise
-                logits = decoded = None  # the failed attempt's tensors must go before the next one
                 self._chunk //= 2
                 torch.cuda.empty_cache()
                 continue
-            measured = upsampler.measure(logits, threshold, settings.stability_score_offset)
-            boxes = measured.boxes + np.array([window.x0, window.y0, window.x0, window.y0])
-            keep = np.ones(len(boxes), bool)
-            if settings.stability_score_thresh > 0:
-                keep = measured.stability >= np.float32(settings.stability_score_thresh)
-            on_edge = keep & near_inner_edge(boxes, window, image.height, image.width)
-            too_large = keep & ~on_edge & (settings.max_mask_area_fraction < 1)
-            too_large &= measured.area >= settings.max_mask_area_fraction * image.height * image.width
-            counts.candidates += wanted.numel()
-            counts.rejected_iou += wanted.numel() - len(boxes)
-            counts.rejected_stability += len(boxes) - int(keep.sum())
-            counts.rejected_edge += int(on_edge.sum())
-            counts.rejected_area += int(too_large.sum())
+            yield chunk
+            start = stop
 
-            kept = np.flatnonzero(keep & ~on_edge & ~too_large)
-            prompts = wanted.nonzero()[:, 0].cpu().numpy()[kept] + start
-            patches = [
+    def _candidates_at(
+        self,
+        points: np.ndarray,
+        image: PreparedImage,
+        index: int,
+        upsampler: Upsampler,
+        embeddings: Embeddings,
+        counts: MaskCounts,
+    ) -> Candidates:
+        """Clicks on some points (Px2, pixels of the window) at once. All other tensors are gone when it returns."""
+        segmenter, settings, window = self.segmenter, self.settings, image.windows[index]
+        threshold = segmenter.mask_threshold
+        frame_points = torch.from_numpy(scale_points(points, window.shape, segmenter.image_size))
+        labels = torch.ones(len(points), 1, dtype=torch.int)
+        decoded = segmenter.decode(embeddings, 0, points=frame_points[:, None], labels=labels)
+        wanted = torch.ones_like(decoded.iou, dtype=torch.bool)
+        if settings.pred_iou_thresh > 0:
+            wanted = decoded.iou > settings.pred_iou_thresh
+        logits = decoded.logits(wanted)
+        if not (torch.isfinite(decoded.iou).all() and torch.isfinite(logits).all()):
+            raise NonFiniteOutput("the mask decoder gave NaN or infinity; try precision: reference")
+        measured = upsampler.measure(logits, threshold, settings.stability_score_offset)
+        corner = np.array([[window.x0, window.y0]])
+        boxes = measured.boxes + np.tile(corner, 2)
+        keep = np.ones(len(boxes), bool)
+        if settings.stability_score_thresh > 0:
+            keep = measured.stability >= np.float32(settings.stability_score_thresh)
+        on_edge = keep & near_inner_edge(boxes, window, image.height, image.width)
+        too_large = keep & ~on_edge & (settings.max_mask_area_fraction < 1)
+        too_large &= measured.area >= settings.max_mask_area_fraction * image.height * image.width
+        counts.candidates += wanted.numel()
+        counts.rejected_iou += wanted.numel() - len(boxes)
+        counts.rejected_stability += len(boxes) - int(keep.sum())
+        counts.rejected_edge += int(on_edge.sum())
+        counts.rejected_area += int(too_large.sum())
+
+        kept = np.flatnonzero(keep & ~on_edge & ~too_large)
+        return Candidates(
+            boxes=boxes[kept],
+            predicted_iou=decoded.iou[wanted].cpu().numpy()[kept],
+            stability=measured.stability[kept],
+            area=measured.area[kept],
+            points=points[wanted.nonzero()[:, 0].cpu().numpy()[kept]] + corner,
+            window=np.full(len(kept), index),
+            masks=[
                 Patch(logits[i, region.cells_y, region.cells_x].clone(), region, window, upsampler)
                 for i in kept.tolist()
                 for region in [measured.regions[i]]
-            ]
-            yield Candidates(
-                boxes=boxes[kept],
-                predicted_iou=decoded.iou[wanted].cpu().numpy()[kept],
-                stability=measured.stability[kept],
-                area=measured.area[kept],
-                points=points[prompts] + np.array([[window.x0, window.y0]]),
-                window=np.full(len(kept), index),
-                masks=list(patches),
-            )
-            start = stop
+            ],
+        )
 
     def _put_into_runs(self, image: PreparedImage, found: Candidates) -> None:
         threshold = self.segmenter.mask_threshold

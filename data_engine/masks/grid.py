@@ -43,9 +43,7 @@ def crop_windows(height: int, width: int, n_layers: int, overlap_ratio: float) -
     for layer in range(1, n_layers + 1):
         per_side = 2**layer
         overlap = int(overlap_ratio * min(height, width) * (2 / per_side))
-        crop_width, crop_height = (
-            math.ceil((overlap * (per_side - 1) + side) / per_side) for side in (width, height)
-        )
+        crop_width, crop_height = (math.ceil((overlap * (per_side - 1) + side) / per_side) for side in (width, height))
         for column, row in product(range(per_side), repeat=2):
             x0, y0 = (crop_width - overlap) * column, (crop_height - overlap) * row
             if x0 < width and y0 < height:

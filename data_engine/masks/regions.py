@@ -37,7 +37,12 @@ def _largest(runs: RLEMask) -> RLEMask:
 
 
 def _label_order(component: RLEMask) -> tuple[int, int]:
-    """OpenCV numbers components in the order in which a scan by 2x2 blocks meets them; the reference keeps the first."""
-    rows, columns = np.nonzero(component.to_array())
-    blocks = np.stack([rows // 2, columns // 2], 1)
-    return tuple(min(blocks.tolist()))
+    """OpenCV numbers components in the order in which it meets them, block by block of 2x2 pixels; the reference keeps
+    the first."""
+    height = component.shape[0]
+    ends = np.cumsum(component.counts, dtype=np.int64)
+    starts, ends = ends[:-1:2], ends[1::2]  # runs of ones, column-major
+    columns, rows = np.divmod(starts, height)
+    wrapped = (ends - 1) // height > columns  # a run that goes on in the next column is at its top there
+    rows, columns = np.append(rows, 0 * columns[wrapped]), np.append(columns, columns[wrapped] + 1)
+    return min(zip((rows // 2).tolist(), (columns // 2).tolist(), strict=True))

@@ -59,5 +59,3 @@ def box(runs: RLEMask) -> tuple[int, int, int, int]:
     """(x0, y0, x1, y1) with x1, y1 the last pixels inside (the reference's convention); zeros for an empty mask."""
     x, y, w, h = (int(value) for value in runs.bbox())
     return (x, y, x + w - 1, y + h - 1) if w and h else (0, 0, 0, 0)
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 PointGrid = tuple[tuple[float, float], ...]
@@ -60,6 +61,8 @@ class MaskSettings:
         check("max_mask_area_fraction", 0 < self.max_mask_area_fraction <= 1, "use a fraction above 0, 1 for off")
         for name in ("box_nms_thresh", "crop_nms_thresh"):
             check(name, 0 <= getattr(self, name) <= 1, "use an IoU from 0 to 1")
+        for name in ("pred_iou_thresh", "stability_score_thresh"):
+            check(name, not math.isnan(getattr(self, name)), "use a number")
         if (self.points_per_side is None) == (self.point_grids is None):
             raise ValueError("give points_per_side or point_grids, not both and not neither")
         if self.points_per_side is not None:
@@ -68,5 +71,10 @@ class MaskSettings:
         if self.point_grids is not None:
             layers = self.crop_n_layers + 1
             check("point_grids", len(self.point_grids) >= layers, f"give {layers} grids, one a crop layer")
+            for layer, grid in enumerate(self.point_grids):
+                if not len(grid) or not all(len(xy) == 2 and all(0 <= side <= 1 for side in xy) for xy in grid):
+                    raise ValueError(
+                        f"point_grids: grid {layer} is not one or more points (x, y) with x and y in [0, 1]"
+                    )
         if self.drop_small_masks and not self.min_mask_region_area:
             raise ValueError("drop_small_masks needs min_mask_region_area: it drops masks below that area")

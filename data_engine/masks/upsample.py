@@ -55,7 +55,12 @@ class Upsampler:
     """From the model's logits grid to the pixels of one crop shape."""
 
     def __init__(
-        self, logits_size: int, image_size: int, input_shape: tuple[int, int], shape: tuple[int, int], device: torch.device
+        self,
+        logits_size: int,
+        image_size: int,
+        input_shape: tuple[int, int],
+        shape: tuple[int, int],
+        device: torch.device,
     ) -> None:
         """image_size: side of the model's frame; input_shape: (height, width) of the crop inside the frame;
         shape: (height, width) of the crop in pixels."""
@@ -82,7 +87,9 @@ class Upsampler:
             stability = totals[0].astype(np.float32) / totals[1].astype(np.float32)
         return Measured(stability, totals[2], boxes, regions)
 
-    def runs(self, cells: Tensor, region: Region, threshold: float, window: CropWindow, height: int, width: int) -> RLEMask:
+    def runs(
+        self, cells: Tensor, region: Region, threshold: float, window: CropWindow, height: int, width: int
+    ) -> RLEMask:
         """One mask -> its runs in the image of height x width.
 
         cells: the mask's logits in `region` (logits[region.cells_y, region.cells_x]); window: the crop they belong to.

@@ -12,11 +12,11 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from parity.reference import modeling
 from torch import Tensor, nn
 
 from data_engine.sam.resize import resize_image
 from data_engine.sam.segmenter import Decoded, Embeddings, View
-from parity.reference import modeling
 
 IMAGE_SIZE = 256
 LOGITS_SIZE = 64
