@@ -19,7 +19,7 @@ from torch import Tensor
 from data_engine.errors import CheckpointError
 from data_engine.sam.checkpoint_layouts import from_huggingface, is_huggingface
 from data_engine.sam.download import download, sha256_of
-from data_engine.sam.model import Sam, SamArchitecture
+from data_engine.sam.model import Sam, SamArchitecture, Uninitialised
 
 CACHE_VARIABLE = "DATA_ENGINE_CACHE"
 _RELEASE = "https://dl.fbaipublicfiles.com/segment_anything/"
@@ -162,7 +162,7 @@ def load_checkpoint(name_or_path: str | Path) -> LoadedCheckpoint:
         ) from None
     except ValueError as error:
         raise CheckpointError(f"{path} is not a SAM this project can run: {error}; {_USABLE}") from None
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialised():
         expected = Sam(architecture).state_dict()
     problems = [f"{key} is missing" for key in expected if key not in state]
     problems += [f"{key} is not part of a SAM" for key in state if key not in expected and key not in _CONSTANTS]
@@ -189,14 +189,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} is a web page, not the weights: the download was answered with HTML; fetch it again"
         )
-    pickled = head.startswith((b"PK", b"\x80"))  # torch's zip format, and its older bare one
-    if not pickled and head[8:9] != b"{" and path.suffix != ".safetensors":
-        raise CheckpointError(f"{path} is neither a torch file nor safetensors: {_USABLE}")
+    safe = head[8:9] == b"{"  # after eight bytes of length, safetensors go on with JSON
+    if not safe and not head.startswith((b"PK", b"\x80")):  # torch's zip format, and its older bare one
+        raise CheckpointError(f"{path} is neither a torch file nor safetensors, or it is damaged: {_USABLE}")
     try:
-        if not pickled:
+        if safe:
             with safe_open(path, framework="pt") as tensors:
                 return {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118 (not a dict)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # torch would judge a path by its suffix
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise CheckpointError(
             f"{path} ({path.stat().st_size:,} bytes) cannot be read, it is probably cut off or damaged: "
@@ -237,4 +238,6 @@ def _decoder_heads(path: Path) -> int:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    lines = (line.strip() for line in str(error).splitlines())
+    # torch's own first line on a suspicious pickle is the advice to load it without weights_only.
+    return next((line for line in lines if line and "weights_only" not in line), type(error).__name__)[:200]

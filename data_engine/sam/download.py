@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import http.client
 import sys
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import TextIO
 
 from data_engine.errors import CheckpointError
 
@@ -23,9 +25,8 @@ def download(url: str, path: Path, *, sha256: str, size: int, backoff_s: float =
     An interrupted transfer leaves `<path>.partial`; the next call, also of another process, goes on from there.
     Raises CheckpointError when the server cannot be reached or the content is not what was promised.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    with open(path.with_name(path.name + ".lock"), "w") as lock:
+    with _lock_file(path) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits here, then finds the file
         if path.exists():
             return
@@ -34,17 +35,20 @@ def download(url: str, path: Path, *, sha256: str, size: int, backoff_s: float =
                 _fetch_rest(url, partial, size)
                 break
             except urllib.error.HTTPError as error:
-                if error.code < 500 and error.code not in (408, 429):
+                if error.code == 416:  # the server has less than what is here: that is not the promised file
+                    partial.unlink(missing_ok=True)
+                elif error.code < 500 and error.code not in (408, 429):
                     raise CheckpointError(
                         f"cannot fetch {url}: the server answered {error.code} {error.reason}"
                     ) from None
                 cause: Exception = error
-            except OSError as error:  # URLError, timeouts, resets; HTTPError is handled above
+            except (OSError, http.client.HTTPException) as error:  # URLError, timeouts, resets, broken answers
                 cause = error
             if attempt == _ATTEMPTS - 1:
+                reason = getattr(cause, "reason", None) or repr(cause)
                 raise CheckpointError(
-                    f"cannot fetch {url}: {getattr(cause, 'reason', cause)}. What has arrived is kept; run again to go "
-                    f"on, or put the file at {path} yourself (sha256 {sha256})"
+                    f"cannot fetch {url}: {reason}. What has arrived is kept; run again to go on, or put the file at "
+                    f"{path} yourself (sha256 {sha256})"
                 )
             time.sleep(backoff_s * 2**attempt)
         found = sha256_of(partial)
@@ -67,24 +71,33 @@ def sha256_of(path: Path) -> str:
 
 
 def _fetch_rest(url: str, partial: Path, size: int) -> None:
-    """Appends to `partial` until it has `size` bytes. Raises OSError (urllib's errors are OSErrors) on any failure."""
+    """Appends to `partial` until it has `size` bytes. Raises OSError or HTTPException on any failure."""
     have = partial.stat().st_size if partial.exists() else 0
-    if have >= size:
-        if have > size:
-            partial.unlink()
-            raise OSError(f"{partial} was larger than the file it should become; starting over")
+    if have == size:
         return
+    if have > size:
+        have = 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
         resumed = response.status == 206
-        with partial.open("ab" if resumed else "wb") as file, _Progress(partial.stem, size) as progress:
-            done = have if resumed else 0
+        with partial.open("ab" if resumed and have else "wb") as file, _Progress(partial.stem, size) as progress:
+            done = file.tell()
             while block := response.read(_BLOCK):
                 file.write(block)
                 done += len(block)
                 progress.update(done)
     if done != size:
         raise OSError(f"the transfer ended at {done:,} of {size:,} bytes")
+
+
+def _lock_file(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path.with_name(path.name + ".lock"), "w")
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write to {path.parent}: {error.strerror}; set DATA_ENGINE_CACHE to a folder that can be written"
+        ) from None
 
 
 class _Progress:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from data_engine.sam.image_encoder import ImageEncoder
 from data_engine.sam.mask_decoder import MaskDecoder
@@ -111,6 +113,18 @@ class SamArchitecture:
             iou_hidden_dim=shape("mask_decoder.iou_prediction_head.layers.0.weight", 2)[0],
             iou_depth=count(r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\."),
         )
+
+
+class Uninitialised(TorchFunctionMode):
+    """Modules built inside get no initial weights: a checkpoint will fill them, and drawing them takes seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 class Sam(nn.Module):

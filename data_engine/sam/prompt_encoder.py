@@ -97,7 +97,7 @@ class RandomPositionEncoding(nn.Module):
 
     def __init__(self, frequencies: int) -> None:
         super().__init__()
-        self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, frequencies))
+        self.register_buffer("positional_encoding_gaussian_matrix", nn.init.normal_(torch.empty(2, frequencies)))
 
     def forward(self, coordinates: Tensor) -> Tensor:
         phases = 2 * math.pi * ((2 * coordinates - 1) @ self.positional_encoding_gaussian_matrix)

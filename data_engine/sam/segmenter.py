@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from data_engine.errors import UsageError
 from data_engine.sam.checkpoints import LoadedCheckpoint, load_checkpoint
-from data_engine.sam.model import Sam
+from data_engine.sam.model import Sam, Uninitialised
 from data_engine.sam.resize import resize_image
 
 Precision = Literal["reference", "fast"]
@@ -182,9 +182,10 @@ def load_segmenter(name_or_path: str | Path, device: str = "auto", precision: Pr
         raise UsageError(f"unknown precision {precision!r}: use 'reference' or 'fast'")
     target = choose_device(device)
     checkpoint = load_checkpoint(name_or_path)
-    model = Sam(checkpoint.architecture)
+    with Uninitialised():
+        model = Sam(checkpoint.architecture)
     model.load_state_dict(checkpoint.state)
-    return SamSegmenter(model, target, precision, checkpoint)
+    return SamSegmenter(model, target, precision, replace(checkpoint, state={}))  # one copy of the weights is enough
 
 
 def choose_device(device: str) -> torch.device:
