@@ -147,7 +147,10 @@ def _exclusive_create(path: Path, data: bytes) -> bool:
 def _temporary(path: Path, data: bytes) -> Iterator[Path]:
     """A synced file with `data` beside `path`, removed at the end if it is still there."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, "its folder is a file") from None
     try:
         with open(temporary, "wb") as file:
             file.write(data)

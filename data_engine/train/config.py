@@ -39,12 +39,14 @@ class TrainConfig:
     data: DataConfig
     seed: int = 0
     steps: int = 20000
+    minutes: float | None = None
+    """Stop after so much time, if the steps are not done by then. The schedule follows whichever is nearer its end."""
     images_per_step: int = 8
     learning_rate: float = 6e-4
     weight_decay: float = 0.05
     warmup_steps: int = 400
     decay_share: float = 0.25
-    """The learning rate is constant after the warm-up, then falls linearly to zero over this share of the steps."""
+    """The learning rate is constant after the warm-up, then falls linearly to zero over this share of the run."""
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
     focal_weight: float = 20.0

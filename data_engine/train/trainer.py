@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from data_engine.sam.model import Sam
 from data_engine.train.config import TrainConfig
-from data_engine.train.decoding import answer_correction, answer_first, correct
+from data_engine.train.decoding import answer_correction, answer_first, at_phase, correct
 from data_engine.train.losses import DecodingLoss, decoding_loss
 from data_engine.train.precision import WorkingCopy
 from data_engine.train.samples import Sample
@@ -57,6 +57,8 @@ class Trainer:
         for batch in batches:
             recent.append(self.step(batch))
             self.progress.seconds = before + self.clock() - started
+            if self.share_done() >= 1:
+                break
             if self.progress.step % self.config.log_every == 0:
                 self._log(recent)
                 recent = []
@@ -88,7 +90,7 @@ class Trainer:
         working.hand_over_gradients()
         nn.utils.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, self.progress.step)
+            group["lr"] = learning_rate(config, self.progress.step, self.share_done())
         self.optimizer.step()
         self._update_average()
         self.progress.step += 1
@@ -96,23 +98,35 @@ class Trainer:
         self.progress.prompts += sum(len(sample.valid) for sample in batch)
         return _mean(losses)
 
-    def _image_loss(self, model: Sam, embedding, positions, sample: Sample, generator: torch.Generator) -> DecodingLoss:  # noqa: ANN001
+    def _image_loss(
+        self, model: Sam, embedding: Tensor, positions: Tensor, sample: Sample, generator: torch.Generator
+    ) -> DecodingLoss:
         config = self.config
         weights = {
             "focal_weight": config.focal_weight,
             "dice_weight": config.dice_weight,
             "iou_weight": config.iou_weight,
         }
-        answer = answer_first(model, embedding, positions, sample)
-        loss = decoding_loss(answer.logits, answer.predicted_iou, sample.targets, sample.valid, **weights)
+        row, column = torch.randint(2, (2,), generator=generator).tolist()
+        phase = (row, column)
+        answer = answer_first(model, embedding, positions, sample, phase)
+        targets = at_phase(sample.targets, phase)
+        loss = decoding_loss(answer.logits, answer.predicted_iou, targets, sample.valid, **weights)
         if torch.rand((), generator=generator) < config.refine_share:
-            stride = model.architecture.image_size // answer.logits.shape[-1]
-            correction = correct(answer, sample, stride, generator)
-            second = answer_correction(model, embedding, positions, correction)
+            stride = model.architecture.patch_size // 4
+            correction = correct(model, answer, sample, phase, stride, generator)
+            second = answer_correction(model, embedding, positions, correction, phase)
             known = torch.ones(len(correction.targets), 1, dtype=torch.bool)
-            refined = decoding_loss(second.logits, second.predicted_iou, correction.targets, known, **weights)
+            targets = at_phase(correction.targets, phase)
+            refined = decoding_loss(second.logits, second.predicted_iou, targets, known, **weights)
             loss.total = (loss.total + refined.total) / 2
         return loss
+
+    def share_done(self) -> float:
+        """How much of the run is over, by its steps or by its time."""
+        budget = self.config.minutes
+        by_time = self.progress.seconds / (60 * budget) if budget is not None else 0.0
+        return max(self.progress.step / self.config.steps, by_time)
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -126,8 +140,8 @@ class Trainer:
             "step": self.progress.step,
             "images": self.progress.images,
             "seconds": round(self.progress.seconds, 1),
-            "learning_rate": learning_rate(self.config, self.progress.step),
-            **{name: round(float(getattr(mean, name)), 5) for name in ("total", "focal", "dice", "iou_error", "best_iou")},
+            "learning_rate": learning_rate(self.config, self.progress.step, self.share_done()),
+            **{name: round(float(getattr(mean, name)), 5) for name in DecodingLoss.__slots__},
         }
         with (self.folder / LOG).open("a") as file:
             file.write(json.dumps(record) + "\n")
@@ -161,11 +175,11 @@ class Trainer:
         return True
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
+def learning_rate(config: TrainConfig, step: int, share_done: float) -> float:
     """Linear warm-up, constant, linear decay to zero."""
-    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    left = (config.steps - step) / max(1.0, config.decay_share * config.steps)
-    return config.learning_rate * min(warmup, 1.0, max(0.0, left))
+    warmup = (step + 1) / max(1, config.warmup_steps)
+    decay = (1 - share_done) / max(1e-9, config.decay_share)
+    return config.learning_rate * min(1.0, warmup, max(0.0, decay))
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -179,4 +193,6 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 def _mean(losses: list[DecodingLoss]) -> DecodingLoss:
     names = DecodingLoss.__slots__
-    return DecodingLoss(**{name: torch.stack([getattr(loss, name).detach() for loss in losses]).mean() for name in names})
+    return DecodingLoss(
+        **{name: torch.stack([getattr(loss, name).detach() for loss in losses]).mean() for name in names}
+    )
