@@ -6,6 +6,7 @@ after the size in its header has passed the limit. Whatever a decoder raises bec
 
 from __future__ import annotations
 
+import struct
 import warnings
 from collections.abc import Callable
 from io import BytesIO
@@ -30,6 +31,7 @@ _FORMATS: tuple[tuple[str, tuple[bytes, ...], _Opener], ...] = (
     ("TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffImagePlugin.TiffImageFile),
     ("WebP", (b"RIFF",), WebPImagePlugin.WebPImageFile),
 )
+_EMPTY_TEXTS = ("not identified by this driver", "SyntaxError")
 _OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
     (4, b"ftyp", "HEIF or AVIF"),
     (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
@@ -54,7 +56,8 @@ def decode(data: bytes, settings: InputSettings) -> np.ndarray:
         with _open(data, settings.max_pixels) as image:
             image.load()
             orientation = _orientation(image) if settings.apply_orientation else 1
-            return np.ascontiguousarray(_oriented(to_rgb(image), orientation))
+            pixels = np.ascontiguousarray(_oriented(to_rgb(image), orientation))
+        return pixels if pixels.flags.writeable else pixels.copy()
     except ImageError:
         raise
     except MemoryError:
@@ -78,6 +81,9 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageError("empty", "0 bytes")
     opener = _opener(data)
     if opener is WebPImagePlugin.WebPImageFile:  # it allocates the canvas while it opens
+        length = 8 + int.from_bytes(data[4:8], "little")
+        if length > len(data):
+            raise ImageError("truncated", f"it ends too early: {len(data):,} of {length:,} bytes")
         size = _webp_size(data)
         if size is not None:
             _check_size(size, max_pixels)
@@ -157,4 +163,8 @@ def _explained(error: Exception) -> ImageError:
         return ImageError("truncated", f"it ends too early: {text}")
     if any(word in lower for word in ("unsupported", "not supported", "not available", "unknown compression")):
         return ImageError("unsupported_format", text)
-    return ImageError("corrupt", f"damaged: {type(error).__name__}: {text}")
+    if isinstance(error, (SyntaxError, struct.error)):  # what openers raise
+        return ImageError(
+            "corrupt", "its header is damaged" if text in _EMPTY_TEXTS else f"its header is damaged: {text}"
+        )
+    return ImageError("corrupt", f"damaged: {text}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,10 @@ def fetch(entry: FileEntry, settings: InputSettings) -> bytes:
 
 def version(info: dict[str, Any]) -> str | None:
     """What changes when an object does, from what a file system says of it: its ETag, or when it was last changed."""
-    for key in ("ETag", "etag", "Content-MD5", "content_settings.content_md5", "mtime", "Last-Modified", "created"):
-        if info.get(key):
-            return str(info[key]).strip('"')
+    for key in ("ETag", "etag", "blob_id", "Content-MD5", "mtime", "Last-Modified", "created"):
+        value = info.get(key)
+        if value:
+            return str(value.timestamp() if isinstance(value, datetime) else value).strip('"')
     return None
 
 
@@ -92,7 +94,7 @@ def _remote(entry: FileEntry, settings: InputSettings) -> bytes:
 
 def _whole_object(fs: AbstractFileSystem, path: str, size: int | None) -> bytes:
     data: bytes = fs.cat_file(path)
-    if size and not data:  # seen of overloaded stores: 200, and nothing in it
+    if size and not data and fs.info(path).get("size") == size:  # seen of overloaded stores: 200, and nothing in it
         raise ConnectionError(f"an empty answer instead of {size:,} bytes")
     return data
 

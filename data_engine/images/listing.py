@@ -62,8 +62,7 @@ def find_files(uri: str, settings: InputSettings) -> Found:
         if any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")):
             found.skipped[HIDDEN] += 1
             continue
-        path = valid_text(path)
-        by_uri[path] = FoundFile(valid_text(name), path, size, etag)
+        by_uri[path] = FoundFile(valid_text(name), valid_text(path), size, etag)
     found.files = sorted(by_uri.values(), key=lambda file: file.name)
     return found
 

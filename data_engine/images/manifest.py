@@ -12,7 +12,7 @@ import pyarrow as pa
 from data_engine.errors import SourceError
 from data_engine.images.parquet import open_parquet
 from data_engine.images.settings import InputSettings
-from data_engine.images.shard import FileEntry, UniqueIds
+from data_engine.images.shard import FileEntry, UniqueIds, valid_text
 from data_engine.images.stream import InputFile
 from data_engine.storage import is_local, local_path, redact
 
@@ -28,12 +28,11 @@ def read_manifest(uri: str, settings: InputSettings) -> list[FileEntry]:
     """
     ids = UniqueIds()
     folder = uri[: uri.rfind("/") + 1]
-    return [
-        FileEntry(
-            ids.claim(redact(named)), written if "://" in written or written.startswith("/") else folder + written
-        )
-        for written, named in _entries(uri, settings)
-    ]
+    entries = []
+    for written, named in _entries(uri, settings):
+        where = written if "://" in written or written.startswith("/") else folder + written
+        entries.append(FileEntry(ids.claim(valid_text(redact(named))), valid_text(where)))
+    return entries
 
 
 def refused(entry: FileEntry, manifest: str, settings: InputSettings) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 
 from data_engine.errors import UsageError
 from data_engine.storage import redact
@@ -18,7 +19,7 @@ def expand_braces(uri: str) -> list[str]:
 
     Braces without a range or a comma stay as they are.
     """
-    expanded = list(_expanded(uri, uri))
+    expanded = list(islice(_expanded(uri, uri), _MOST + 1))
     if len(expanded) > _MOST:
         raise UsageError(f"{redact(uri)}: more than {_MOST:,} files; use a manifest or a folder")
     return expanded
@@ -40,8 +41,8 @@ def _expanded(uri: str, whole: str) -> Iterator[str]:
     for match in _BRACES.finditer(uri):
         choices = _choices(match[1], whole)
         if choices is not None:
-            for rest in _expanded(uri[match.end() :], whole):
-                for choice in choices:
+            for choice in choices:
+                for rest in _expanded(uri[match.end() :], whole):
                     yield uri[: match.start()] + choice + rest
             return
     yield uri

@@ -1,6 +1,6 @@
 """Every way in which pixels are stored -> 8-bit RGB.
 
-Alpha is composited on white. Sixteen bits a channel keep the upper eight. Numbers without a fixed range (32-bit
+Alpha is composited on white. Of sixteen bits a channel the upper eight are kept. Numbers without a fixed range (32-bit
 integers, floats) are scaled by the range that they use, see `_scaled`.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageCms
 
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 _WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 
 
@@ -35,7 +36,11 @@ def _on_white(rgba: Image.Image) -> Image.Image:
 
 def _sixteen_bits(image: Image.Image) -> np.ndarray:
     values = np.asarray(image)
-    gray = (values >> 8).astype(np.uint8)
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]  # 12-bit TIFF comes in this mode too
+    gray = (values >> (bits - 8 if 8 < bits <= 16 else 8)).clip(0, 255).astype(np.uint8)
+    if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow inverts up to eight bits only
+        gray = 255 - gray
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         gray[values == transparent] = 255

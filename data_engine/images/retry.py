@@ -26,7 +26,8 @@ def with_retries(uri: str, call: Callable[[], T]) -> T:
 
     The StorageError's `__cause__` is the back end's own error.
     """
-    waits = () if is_local(uri) else HTTP_WAITS if scheme_of(uri) in ("http", "https") else STORE_WAITS
+    over_http = scheme_of(uri) in ("http", "https")
+    waits = () if is_local(uri) else HTTP_WAITS if over_http else STORE_WAITS
     for wait in (*waits, None):
         try:
             with translated(uri):
@@ -34,8 +35,9 @@ def with_retries(uri: str, call: Callable[[], T]) -> T:
                     return call()
                 except FileNotFoundError as error:
                     # fsspec's http says "not found" whatever its first request met
-                    if isinstance(error.__cause__, Exception) and getattr(error.__cause__, "status", None) != 404:
-                        raise error.__cause__ from None
+                    cause = error.__cause__ if over_http else None
+                    if isinstance(cause, Exception) and getattr(cause, "status", None) != 404:
+                        raise cause from None
                     raise
         except StorageError as error:
             if wait is None or not passes(error.__cause__):

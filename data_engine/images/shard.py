@@ -29,6 +29,12 @@ class ImageError(DataEngineError):
     def __str__(self) -> str:
         return self.message
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ImageError) and self.args == other.args
+
+    def __hash__(self) -> int:
+        return hash(self.args)
+
 
 class ShardDamaged(SourceError):
     """A shard that ends before its images do, or is not the one that was planned.
@@ -132,5 +138,8 @@ class UniqueIds:
 
 
 def valid_text(name: str) -> str:
-    """`name` as valid UTF-8: bytes that were none (surrogate escapes) are written as \\xNN."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """`name` as valid UTF-8: bytes that were none are written as \\xNN, lone surrogates as \\uNNNN."""
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "backslashreplace").decode("utf-8")

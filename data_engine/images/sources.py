@@ -17,7 +17,15 @@ from data_engine.images.manifest import absolute, column_of_uris, read_manifest
 from data_engine.images.parquet import image_column, open_parquet, parquet_shards, read_parquet
 from data_engine.images.retry import with_retries
 from data_engine.images.settings import InputSettings, Kind
-from data_engine.images.shard import EncodedImage, FileEntry, Shard, ShardDamaged, refuse_if_changed, shard_id
+from data_engine.images.shard import (
+    EncodedImage,
+    FileEntry,
+    Shard,
+    ShardDamaged,
+    UniqueIds,
+    refuse_if_changed,
+    shard_id,
+)
 from data_engine.images.webdataset import read_tar
 from data_engine.storage import redact, scheme_of
 
@@ -50,7 +58,8 @@ def list_shards(uri: str, settings: InputSettings) -> Listing:
         images = _take(
             found, lambda file: settings.is_image(file.name), f"not an image ({', '.join(settings.extensions)})"
         )
-        entries = [FileEntry(file.name, file.uri, file.size, file.etag) for file in images]
+        ids = UniqueIds()
+        entries = [FileEntry(ids.claim(file.name), file.uri, file.size, file.etag) for file in images]
         shards = _file_shards(absolute(uri), entries, settings)
     elif kind == "manifest":
         shards = _manifest_shards(found, settings)

@@ -261,6 +261,7 @@ class _Tar:
                 return  # the next header will be missing
 
     def _damage(self, reason: DamageReason, offset: int, what: str) -> ShardDamaged:
+        offset = offset if self._size is None else min(offset, self._size)
         after = f", after {self.last_key}" if self.last_key else ""
         return ShardDamaged(f"{self._shard.uri}: {what} (byte {offset:,}{after})", reason, offset, self.last_key)
 

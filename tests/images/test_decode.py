@@ -1,0 +1,376 @@
+"""Every way to store pixels becomes the RGB picture a viewer shows; every damage becomes an ImageError."""
+
+import pickle
+import random
+import struct
+import time
+import tracemalloc
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from encoded import encode, picture, tried
+from PIL import Image, ImageCms, ImageFile
+
+from data_engine.images.decode import decode, peek_size
+from data_engine.images.settings import InputSettings
+from data_engine.images.shard import ImageError
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # pytest resets the filters that decode sets
+
+SETTINGS = InputSettings()
+RGB = picture()
+GRAY = RGB[:, :, 0].copy()
+
+
+def decoded(image: np.ndarray | Image.Image, format: str = "PNG", **options: object) -> np.ndarray:
+    return decode(encode(image, format, **options), SETTINGS)
+
+
+def error_of(data: bytes, settings: InputSettings = SETTINGS) -> ImageError:
+    with pytest.raises(ImageError) as caught:
+        decode(data, settings)
+    return caught.value
+
+
+def gray3(gray: np.ndarray) -> np.ndarray:
+    return np.repeat(gray[:, :, None], 3, axis=2)
+
+
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("WEBP", {"lossless": True})],
+)
+def test_lossless_formats_are_exact(format: str, options: dict[str, object]) -> None:
+    assert np.array_equal(decoded(RGB, format, **options), RGB)
+
+
+def test_jpeg_and_gif() -> None:
+    smooth = np.zeros((32, 32, 3), np.uint8) + np.arange(0, 256, 8, dtype=np.uint8)[None, :, None]
+    for format, options in (("JPEG", {"quality": 95}), ("JPEG", {"quality": 95, "progressive": True}), ("GIF", {})):
+        assert np.abs(decoded(smooth, format, **options).astype(int) - smooth).max() <= 8
+
+
+def test_gray_and_bilevel() -> None:
+    assert np.array_equal(decoded(GRAY), gray3(GRAY))
+    assert np.array_equal(decoded(Image.fromarray(GRAY > 128)), gray3(np.where(GRAY > 128, 255, 0).astype(np.uint8)))
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_sixteen_bit_gray_keeps_the_upper_eight(format: str) -> None:
+    """Pillow's own conversion would clip: 64/255 of full scale would be white already."""
+    values = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    assert np.array_equal(decoded(Image.fromarray(values), format), gray3((values >> 8).astype(np.uint8)))
+
+
+def tiff(width: int, height: int, data: bytes, bits: int, photometric: int = 1) -> bytes:
+    """A gray TIFF with tags of our own: little-endian, uncompressed, one strip."""
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 0, 277: 1, 278: height, 279: len(data)}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
+
+
+def test_sixteen_bit_tiff_where_white_is_zero() -> None:
+    values = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    shown = decode(tiff(16, 16, values.tobytes(), 16, photometric=0), SETTINGS)
+    assert np.array_equal(shown, gray3(255 - (values >> 8).astype(np.uint8)))
+
+
+def test_twelve_bit_tiff() -> None:
+    shown = decode(tiff(4, 1, bytes.fromhex("000fff800100"), 12), SETTINGS)  # 0, 4095, 2048, 256
+    assert shown[0, :, 0].tolist() == [0, 255, 128, 16]
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        (np.array([[0, 100, 255]], np.int32), [0, 100, 255]),
+        (np.array([[0, 256, 65535]], np.int32), [0, 1, 255]),
+        (np.array([[-1000, 0, 1000]], np.int32), [0, 128, 255]),
+        (np.array([[0, 1 << 30, (1 << 31) - 1]], np.int32), [0, 128, 255]),
+        (np.array([[0.0, 0.5, 1.0]], np.float32), [0, 128, 255]),
+        (np.array([[0.0, 100.4, 255.0]], np.float32), [0, 100, 255]),
+        (np.array([[-1.0, 0.0, 1.0]], np.float32), [0, 128, 255]),
+        (np.array([[np.nan, 0.5, np.inf]], np.float32), [0, 128, 255]),
+        (np.array([[np.nan, np.nan, np.nan]], np.float32), [0, 0, 0]),
+        (np.array([[7.5, 7.5, 7.5]], np.float32), [8, 8, 8]),
+        (np.array([[-3.0, -3.0, -3.0]], np.float32), [0, 0, 0]),
+    ],
+)
+def test_numbers_without_a_fixed_range(values: np.ndarray, shown: list[int]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decoded(Image.fromarray(values), "TIFF")[0, :, 0].tolist() == shown
+
+
+def on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    a = alpha[:, :, None].astype(float) / 255
+    return rgb * a + 255 * (1 - a)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP"])
+def test_alpha_is_composited_on_white(format: str) -> None:
+    rgb = np.full((2, 6, 3), (200, 30, 90), np.uint8)
+    alpha = np.array([[0, 1, 64, 128, 254, 255]] * 2, np.uint8)
+    options = {"lossless": True, "exact": True} if format == "WEBP" else {}
+    shown = decoded(Image.fromarray(np.dstack([rgb, alpha])), format, **options)
+    assert np.abs(shown - on_white(rgb, alpha)).max() <= 1
+    assert shown[0, 0].tolist() == [255, 255, 255]  # the hidden colour stays hidden
+    assert shown[0, 5].tolist() == [200, 30, 90]
+
+
+def test_gray_with_alpha() -> None:
+    alpha = np.tile(np.arange(0, 240, 10, dtype=np.uint8), (16, 1))
+    shown = decoded(Image.fromarray(np.dstack([GRAY, alpha])))
+    assert np.abs(shown - on_white(gray3(GRAY), alpha)).max() <= 1
+
+
+def test_palettes() -> None:
+    image = Image.fromarray((GRAY % 4).astype(np.uint8), "L").convert("P")
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])
+    colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]], np.uint8)
+    assert np.array_equal(decoded(image), colours[GRAY % 4])
+    transparent = colours.copy()
+    transparent[2] = 255
+    assert np.array_equal(decoded(image, transparency=2), transparent[GRAY % 4])
+    assert np.array_equal(decoded(image, "GIF", transparency=2), transparent[GRAY % 4])
+    half = decoded(image, transparency=bytes([255, 128, 255, 255]))
+    assert np.abs(half[GRAY % 4 == 1].astype(int) - [127, 255, 127]).max() <= 1
+
+
+def test_one_transparent_colour() -> None:
+    gray = np.array([[0, 50, 255]], np.uint8)
+    assert decoded(Image.fromarray(gray), transparency=50)[0, :, 0].tolist() == [0, 255, 255]
+    rgb = np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8)
+    assert decoded(rgb, transparency=(1, 2, 3)).tolist() == [[[255, 255, 255], [4, 5, 6]]]
+    deep = np.array([[0, 0x1234, 0x1235]], np.uint16)
+    data = encode(Image.fromarray(deep))
+    chunk = b"tRNS" + (0x1234).to_bytes(2, "big")
+    at = data.index(b"IDAT") - 4
+    data = data[:at] + struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[at:]
+    assert decode(data, SETTINGS)[0, :, 0].tolist() == [0, 255, 0x12]
+
+
+def test_cmyk() -> None:
+    inks = np.zeros((16, 64, 4), np.uint8)
+    inks[:, 16:32, 0] = 255  # cyan
+    inks[:, 32:48, 3] = 255  # black
+    inks[:, 48:] = (0, 255, 255, 0)  # red
+    expected = [(255, 255, 255), (0, 255, 255), (0, 0, 0), (255, 0, 0)]
+    for format, options in (("JPEG", {"quality": 100}), ("TIFF", {})):  # JPEG: stored inverted, as Adobe does
+        shown = decoded(Image.fromarray(inks, "CMYK"), format, **options).astype(int)
+        for block, colour in enumerate(expected):
+            assert np.abs(shown[:, 16 * block + 4 : 16 * block + 12] - colour).max() <= 6, (format, block)
+
+
+def test_lab() -> None:
+    rgb = Image.new("RGB", (8, 8), (200, 60, 30))
+    lab = ImageCms.profileToProfile(
+        rgb, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+    )
+    assert np.abs(decoded(lab, "TIFF").astype(int) - (200, 60, 30)).max() <= 4
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_first_frame(format: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ((255, 0, 0), (0, 255, 0))]
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = encode(frames[0], format, save_all=True, append_images=frames[1:], **options)
+    assert decode(data, SETTINGS)[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(format: str, orientation: int) -> None:
+    upright = np.kron(np.array([[10, 90, 170], [210, 130, 50]], np.uint8), np.ones((16, 16), np.uint8))
+    undo = {  # what has to be stored to be shown upright, in numpy's words
+        1: lambda a: a,
+        2: np.fliplr,
+        3: lambda a: np.rot90(a, 2),
+        4: np.flipud,
+        5: lambda a: a.T,
+        6: lambda a: np.rot90(a, 1),
+        7: lambda a: np.rot90(a, 2).T,
+        8: lambda a: np.rot90(a, -1),
+    }
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 100} if format == "JPEG" else {"lossless": True} if format == "WEBP" else {}
+    stored = Image.fromarray(np.ascontiguousarray(undo[orientation](upright)))
+    data = encode(stored.convert("RGB"), format, exif=exif.tobytes() if format == "WEBP" else exif, **options)
+    assert np.abs(decode(data, SETTINGS).astype(int) - gray3(upright)).max() <= 3
+    if format != "TIFF":
+        assert decode(data, InputSettings(apply_orientation=False)).shape == (stored.height, stored.width, 3)
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_orientations_that_do_not_exist(value: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    assert np.array_equal(decoded(RGB, "PNG", exif=exif), RGB)
+
+
+def test_broken_exif_does_not_cost_the_picture() -> None:
+    assert decoded(RGB, "PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff").shape == RGB.shape
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (20, 20000)])
+def test_odd_shapes(shape: tuple[int, int]) -> None:
+    assert decoded(np.zeros((*shape, 3), np.uint8)).shape == (*shape, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "type"),
+    [
+        (b"", "empty"),
+        (b"<!DOCTYPE html><html>404</html>", "not_an_image"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "not_an_image"),
+        (b"\0" * 100, "not_an_image"),
+        (b"\xff\xd8\xff", "corrupt"),
+        (b"BM", "corrupt"),
+        (b"GIF89a", "corrupt"),
+        (b"II*\0", "corrupt"),
+        (b"RIFF\x04\0\0\0WEBP", "corrupt"),
+        (b"RIFF\x04\0\0\0WAVE", "not_an_image"),
+        (b"\0\0\0\x1cftypheic" + bytes(20), "unsupported_format"),
+        (b"8BPS" + bytes(20), "unsupported_format"),
+        (b"P6\n1 1\n255\n000", "unsupported_format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "unsupported_format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unsupported_format"),
+    ],
+)
+def test_what_is_no_image(data: bytes, type: str) -> None:
+    assert error_of(data).type == type
+    assert peek_size(data) is None
+
+
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("PNG", {}),
+        ("GIF", {}),
+        ("BMP", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("TIFF", {"compression": "jpeg"}),
+        ("WEBP", {}),
+        ("WEBP", {"lossless": True}),
+    ],
+)
+def test_a_readable_beginning_is_never_taken_for_the_picture(format: str, options: dict[str, object]) -> None:
+    data = encode(picture(40, 30), format, **options)
+    whole = decode(data, SETTINGS)
+    failed = 0
+    for length in range(0, len(data), 7):
+        cut = tried(data[:length], SETTINGS)
+        if isinstance(cut, ImageError):
+            assert cut.type in ("empty", "not_an_image", "truncated", "corrupt")
+            failed += 1
+        else:
+            assert np.array_equal(cut, whole)  # only an end mark is missing
+    assert failed >= len(range(0, len(data), 7)) - 3
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_random_damage_is_an_image_error_or_a_picture(format: str) -> None:
+    data = encode(picture(), format)
+    rng = random.Random(0)
+    for _ in range(150):
+        broken = bytearray(data)
+        for _ in range(rng.randint(1, 8)):
+            broken[rng.randrange(len(broken))] = rng.randrange(256)
+        begun = time.perf_counter()
+        shown = tried(bytes(broken), SETTINGS)
+        assert shown.message if isinstance(shown, ImageError) else shown.dtype == np.uint8
+        assert time.perf_counter() - begun < 5
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        OSError("x"),
+        SyntaxError("x"),
+        ValueError("x"),
+        struct.error("x"),
+        KeyError("x"),
+        TypeError(),
+        NotImplementedError(),
+        EOFError(),
+        MemoryError(),
+        RecursionError(),
+        OverflowError("x"),
+        ZeroDivisionError(),
+        zlib.error("x"),
+        Image.DecompressionBombError("x"),
+        Image.DecompressionBombWarning("x"),
+        Image.UnidentifiedImageError("x"),
+    ],
+)
+def test_whatever_a_decoder_raises_is_an_image_error(raised: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(self: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    error = error_of(encode(RGB, "BMP"))
+    assert error.message
+    assert error.type in ("corrupt", "truncated", "out_of_memory", "too_many_pixels")
+
+
+def png_header(width: int, height: int) -> bytes:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def webp_header(width: int, height: int) -> bytes:
+    body = b"\0\0\0\0" + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    chunks = b"WEBPVP8X" + struct.pack("<I", len(body)) + body
+    return b"RIFF" + struct.pack("<I", len(chunks)) + chunks
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png_header(1 << 30, 1 << 30),
+        png_header(20_000, 20_000),
+        webp_header(16_384, 16_384),
+        b"BM" + struct.pack("<IHHIIiiHH", 100, 0, 0, 54, 40, 60_000, 60_000, 1, 24) + bytes(60),
+        b"GIF89a" + struct.pack("<HHBBB", 65_535, 65_535, 0, 0, 0) + b"," + bytes(20),
+    ],
+    ids=["png", "png-plausible", "webp", "bmp", "gif"],
+)
+def test_bombs_are_refused_before_anything_is_allocated(data: bytes) -> None:
+    tracemalloc.start()
+    begun = time.perf_counter()
+    error = error_of(data)
+    taken = time.perf_counter() - begun
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert error.type == "too_many_pixels"
+    assert taken < 0.5
+    assert peak < 1 << 20
+
+
+def test_the_pixel_limit_is_the_setting_and_not_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(RGB)
+    assert error_of(data, InputSettings(max_pixels=RGB.shape[0] * RGB.shape[1] - 1)).type == "too_many_pixels"
+    assert decode(data, InputSettings(max_pixels=RGB.shape[0] * RGB.shape[1])).shape == RGB.shape
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert np.array_equal(decode(data, SETTINGS), RGB)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_peek_size(format: str) -> None:
+    assert peek_size(encode(picture(37, 11), format)) == (37, 11)
+    assert peek_size(encode(picture(37, 11), format)[:20]) is None
+
+
+def test_image_error_can_be_pickled() -> None:
+    error = pickle.loads(pickle.dumps(ImageError("corrupt", "why")))
+    assert (error.type, str(error)) == ("corrupt", "why")
