@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from data_engine.masks import rle
 from data_engine.masks.grid import CropWindow
 
-_BAND_BYTES = 2**25  # of float32 logits at a time, whatever the image size
+# Bytes of float32 logits at a time, whatever the image size: what the CPU's cache holds, what fills a GPU.
+_BAND_BYTES = {"cpu": 2**21, "cuda": 2**25}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +74,14 @@ class Upsampler:
         totals = np.zeros((3, len(regions)), np.int64)
         boxes = np.zeros((len(regions), 4), np.int64)
         for i, region in enumerate(regions):
-            inside, rows = [], torch.zeros(region.height, dtype=torch.bool, device=logits.device)
+            columns, rows = [np.zeros(0, bool)], np.zeros(region.height, bool)
             for band in self._bands(logits[i, region.cells_y, region.cells_x], region):
-                mask = band > threshold
-                inner, outer = band > threshold + offset, band > threshold - offset
-                totals[:, i] += [int(torch.count_nonzero(pixels)) for pixels in (inner, outer, mask)]
-                inside.append(mask.any(1))
-                rows |= mask.any(0)
+                counts, in_column, in_row = _survey(band, (threshold + offset, threshold - offset, threshold))
+                totals[:, i] += counts
+                columns.append(in_column)
+                rows |= in_row
             if totals[2, i]:
-                (x0, x1), (y0, y1) = _extent(torch.cat(inside)), _extent(rows)
+                (x0, x1), (y0, y1) = (np.flatnonzero(side)[[0, -1]] for side in (np.concatenate(columns), rows))
                 boxes[i] = region.x0 + x0, region.y0 + y0, region.x0 + x1, region.y0 + y1
         with np.errstate(invalid="ignore"):
             stability = totals[0].astype(np.float32) / totals[1].astype(np.float32)
@@ -116,9 +116,22 @@ class Upsampler:
     def _bands(self, cells: Tensor, region: Region) -> Iterator[Tensor]:
         """The region's logits at full resolution, transposed, in bands of columns: each bxH."""
         rows = self._rows[region.y0 : region.y1, region.cells_y] @ cells
-        step = max(1, _BAND_BYTES // (4 * max(1, region.height)))
-        for x in range(region.x0, region.x1, step):
-            yield self._columns[x : min(x + step, region.x1), region.cells_x] @ rows.mT
+        step = max(1, _BAND_BYTES[rows.device.type] // (4 * max(1, region.height)))
+        for start in range(region.x0, region.x1, step):
+            stop = min(start + step, region.x1)
+            used = _overlapping(self._column_reach[region.cells_x], start, stop)
+            yield self._columns[start:stop, region.cells_x][:, used] @ rows[:, used].mT
+
+
+def _survey(band: Tensor, levels: tuple[float, float, float]) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """How many of the band's pixels exceed each level, and which of its columns and rows hold one above the last."""
+    if band.device.type == "cpu":  # numpy compares and counts several times faster than torch does
+        pixels = [band.numpy() > level for level in levels]
+        inside = pixels[-1]
+        return [int(np.count_nonzero(p)) for p in pixels], np.any(inside, axis=1), np.any(inside, axis=0)
+    above = [band > level for level in levels]
+    counts = torch.stack([torch.count_nonzero(pixels) for pixels in above])
+    return counts.tolist(), above[-1].any(1).cpu().numpy(), above[-1].any(0).cpu().numpy()
 
 
 def _reached(active: np.ndarray, reach: np.ndarray) -> tuple[int, int, slice]:
@@ -127,10 +140,15 @@ def _reached(active: np.ndarray, reach: np.ndarray) -> tuple[int, int, slice]:
     if len(cells):
         between = reach[cells[0] : cells[-1] + 1]
         first, last = between[:, 0].min(), between[:, 1].max()
-        contributing = np.flatnonzero((reach[:, 0] < last) & (reach[:, 1] > first))
-        if len(contributing):
-            return int(first), int(last), slice(int(contributing[0]), int(contributing[-1]) + 1)
+        if first < last:
+            return int(first), int(last), _overlapping(reach, first, last)
     return 0, 0, slice(0, 0)
+
+
+def _overlapping(reach: np.ndarray, first: int, last: int) -> slice:
+    """The logits that reach pixels from `first` up to `last`, exclusive."""
+    contributing = np.flatnonzero((reach[:, 0] < last) & (reach[:, 1] > first))
+    return slice(int(contributing[0]), int(contributing[-1]) + 1)
 
 
 @lru_cache(maxsize=64)
@@ -147,9 +165,3 @@ def _axis(logits: int, frame: int, kept: int, pixels: int, device: torch.device)
     first = np.where(used.any(0), used.argmax(0), pixels)
     last = np.where(used.any(0), pixels - used[::-1].argmax(0), 0)
     return matrix.to(device), np.stack([first, last], 1)
-
-
-def _extent(hits: Tensor) -> tuple[int, int]:
-    """First and last hit along one side."""
-    (where,) = hits.nonzero(as_tuple=True)
-    return int(where[0]), int(where[-1])

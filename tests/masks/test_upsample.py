@@ -100,7 +100,7 @@ def test_one_step_interpolation_would_be_wrong() -> None:
 
 @pytest.mark.parametrize("band_bytes", [1, 5000])
 def test_bands_change_nothing(monkeypatch: pytest.MonkeyPatch, band_bytes: int) -> None:
-    monkeypatch.setattr(upsample, "_BAND_BYTES", band_bytes)
+    monkeypatch.setitem(upsample._BAND_BYTES, "cpu", band_bytes)
     for shape in ((150, 200), (200, 90), (1, 300)):
         check(shape, FRAME, LOGITS, 2, 0.0, 1.0)
 
