@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from fsspec import AbstractFileSystem
@@ -15,7 +13,7 @@ from data_engine.errors import StorageError, UsageError
 from data_engine.images.hosts import input_filesystem
 from data_engine.images.retry import with_retries
 from data_engine.images.settings import InputSettings
-from data_engine.images.shard import FileEntry, ImageError
+from data_engine.images.shard import FileEntry, ImageError, existing_path
 from data_engine.storage import is_local, local_path, redact, scheme_of
 
 _CREDENTIALS_AT_FAULT = {
@@ -61,14 +59,6 @@ def version(info: dict[str, Any]) -> str | None:
 def local_version(status: os.stat_result) -> str:
     """`version` of a local file."""
     return str(status.st_mtime)
-
-
-def existing_path(path: Path) -> Path:
-    """`path`, or where there is no such file the one whose name is not UTF-8 and was listed with \\xNN."""
-    if path.exists() or "\\x" not in str(path):
-        return path
-    name = re.sub(r"\\x([89a-f][0-9a-f])", lambda match: chr(0xDC00 + int(match[1], 16)), str(path))
-    return Path(name)
 
 
 def _local(entry: FileEntry, settings: InputSettings) -> bytes:

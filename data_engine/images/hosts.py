@@ -7,7 +7,9 @@ where a socket is made for it: after the name was resolved, and for every redire
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -16,6 +18,9 @@ from fsspec import AbstractFileSystem
 from data_engine import storage
 from data_engine.errors import UsageError
 from data_engine.images.settings import InputSettings
+from data_engine.images.shard import existing_path
+
+_VALID_URL = re.compile(r"(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+")
 
 
 class PrivateHost(UsageError):
@@ -28,7 +33,12 @@ def input_filesystem(uri: str, settings: InputSettings) -> tuple[AbstractFileSys
     scheme = storage.scheme_of(uri)
     if scheme in ("http", "https"):
         client = _open_client if settings.allow_private_hosts else _guarded_client
-        fs = fsspec.filesystem(scheme, get_client=client, use_listings_cache=False)
+        # What is a valid URL is sent as it stands: a store's signature covers every %2F in it.
+        fs = fsspec.filesystem(
+            scheme, get_client=client, use_listings_cache=False, encoded=_VALID_URL.fullmatch(uri) is not None
+        )
+    elif scheme == "file":
+        path = str(existing_path(Path(path)))
     return fs, path
 
 

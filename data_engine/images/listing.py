@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from data_engine.errors import SourceError
-from data_engine.images.fetch import existing_path, local_version, version
+from data_engine.images.fetch import local_version, version
 from data_engine.images.hosts import input_filesystem
 from data_engine.images.patterns import expand_braces, has_pattern, root_of
 from data_engine.images.retry import with_retries
 from data_engine.images.settings import InputSettings
-from data_engine.images.shard import valid_text
-from data_engine.storage import is_local, local_path, redact, scheme_of
+from data_engine.images.shard import existing_path, valid_text
+from data_engine.storage import filesystem, is_local, local_path, redact, scheme_of
 
 HIDDEN = "hidden"
 
@@ -46,6 +46,7 @@ class Found:
 def find_files(uri: str, settings: InputSettings) -> Found:
     """Every visible file that `uri` stands for. Raises SourceError, UsageError, StorageError."""
     found = Found()
+    filesystem(uri)  # refuses what is not supported, also where it looks like a path
     if is_local(uri):
         uri = str(local_path(uri)) + ("/" if uri.endswith("/") else "")
         if existing_path(Path(uri)).exists():  # a name with brackets or braces in it

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from data_engine.errors import DataEngineError, SourceError
@@ -143,3 +145,10 @@ def valid_text(name: str) -> str:
         return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:
         return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def existing_path(path: Path) -> Path:
+    """`path`, or where there is no such file the one whose name is not UTF-8 and which `valid_text` gave this name."""
+    if path.exists() or "\\x" not in str(path):
+        return path
+    return Path(re.sub(r"\\x([89a-f][0-9a-f])", lambda match: chr(0xDC00 + int(match[1], 16)), str(path)))

@@ -1,0 +1,116 @@
+"""Inputs in S3, against a real server."""
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from encoded import outcome, png, read_all, tar
+
+from data_engine.errors import SourceError, StorageError
+from data_engine.images import retry
+from data_engine.images.settings import InputSettings
+from data_engine.images.shard import ShardDamaged
+from data_engine.images.sources import check_unchanged, list_shards, read_shard
+from data_engine.storage import filesystem
+
+SETTINGS = InputSettings()
+KEY = "odd/spaces and 'quotes', ünïcödé 🦊 #?%2F+&.png"
+
+
+def put(bucket: str, files: dict[str, bytes]) -> None:
+    fs = fsspec.filesystem("s3", use_listings_cache=False)
+    for name, data in files.items():
+        fs.pipe_file(f"{bucket}/{name}", data)
+
+
+def test_folder(bucket: str) -> None:
+    files = {"a.png": png(1), "sub/b.JPG": png(2), KEY: png(3), "n" * 200 + ".png": png(4)}
+    put(
+        bucket,
+        {f"in/{name}": data for name, data in files.items()} | {"in/x.txt": b"x", "in/.h.png": b"", "other.png": b""},
+    )
+    put(bucket, {"in/marker/": b""})
+    for uri in (f"{bucket}/in", f"{bucket}/in/"):
+        listing = list_shards(uri, SETTINGS)
+        assert (listing.kind, listing.images) == ("files", 4)
+        assert outcome(read_all(uri)) == files
+    assert all(file.size and file.etag for file in listing.shards[0].files)
+    assert list(outcome(read_all(f"{bucket}/in/*.png"))) == ["a.png", "n" * 200 + ".png"]
+    assert list(outcome(read_all(f"{bucket}/in/a.png"))) == ["a.png"]
+    assert list(outcome(read_all(f"{bucket}/in/{{sub/b.JPG,a.png}}"))) == ["a.png", "sub/b.JPG"]
+    assert list(outcome(read_all(bucket, InputSettings(recursive=False)))) == ["other.png"]
+
+
+def test_changes_after_the_listing(bucket: str) -> None:
+    put(bucket, {"a.png": png(1), "b.png": png(2), "c.png": png(3)})
+    (shard,) = list_shards(bucket, SETTINGS).shards
+    fsspec.filesystem("s3").rm(f"{bucket}/a.png")
+    put(bucket, {"b.png": b"short"})
+    assert outcome(read_shard(shard, SETTINGS)) == {"a.png": "unreadable", "b.png": "unreadable", "c.png": png(3)}
+
+
+def test_tar(bucket: str) -> None:
+    data = tar([(f"{i}.jpg", bytes([i]) * 900_000) for i in range(30)])
+    put(bucket, {"t/000.tar": data, "t/001.tar": tar([("x.jpg", b"1")])})
+    listing = list_shards(f"{bucket}/t/{{000..001}}.tar", SETTINGS)
+    assert [shard.prefix for shard in listing.shards] == ["000.tar", "001.tar"]
+    shard = listing.shards[0]
+    assert shard.size == len(data)
+    check_unchanged(shard)
+    images = list(read_shard(shard, SETTINGS))
+    assert outcome(images) == {f"000.tar/{i}.jpg": bytes([i]) * 900_000 for i in range(30)}
+    assert list(read_shard(shard, SETTINGS, start=20, offset=images[19].next_offset)) == images[20:]
+    put(bucket, {"t/000.tar": data + bytes(512)})
+    for reading in (lambda: check_unchanged(shard), lambda: list(read_shard(shard, SETTINGS))):
+        with pytest.raises(ShardDamaged) as caught:
+            reading()
+        assert caught.value.reason == "changed"
+    put(bucket, {"t/cut.tar": data[:1_000_000]})
+    with pytest.raises(ShardDamaged) as caught:
+        read_all(f"{bucket}/t/cut.tar")
+    assert (caught.value.reason, caught.value.last_key) == ("truncated_tar", "cut.tar/0.jpg")
+
+
+def test_parquet_and_manifests(bucket: str) -> None:
+    put(bucket, {"a.png": png(1), "m.txt": f"a.png\n{bucket}/a.png\nno.png\n/etc/hostname".encode()})
+    assert [image.data or image.error.type for image in read_all(f"{bucket}/m.txt")] == [
+        png(1),
+        png(1),
+        "unreadable",
+        "unreadable",
+    ]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"image": [png(1), None]}), sink)
+    put(bucket, {"p/x.parquet": sink.getvalue().to_pybytes()})
+    assert outcome(read_all(f"{bucket}/p")) == {"x.parquet/0": png(1), "x.parquet/1": "null"}
+
+
+def test_nothing_there(bucket: str) -> None:
+    for uri in (f"{bucket}/none", f"{bucket}/none/", "s3://no-such-bucket-at-all/x", f"{bucket}/*.png"):
+        with pytest.raises(SourceError):
+            list_shards(uri, SETTINGS)
+
+
+def test_a_store_that_is_down_fails_the_shard_and_not_its_images(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(bucket, {"a.png": png(1)})
+    (shard,) = list_shards(bucket, SETTINGS).shards
+    monkeypatch.setattr(retry, "STORE_WAITS", ())
+    fs, _ = filesystem(bucket)
+
+    def down(path: str) -> bytes:
+        raise OSError(16, "SlowDown")
+
+    monkeypatch.setattr(fs, "cat_file", down)
+    with pytest.raises(StorageError, match="SlowDown"):
+        list(read_shard(shard, SETTINGS))
+    calls = []
+
+    def recovers(path: str) -> bytes:
+        calls.append(path)
+        if len(calls) < 3:
+            raise OSError(16, "SlowDown")
+        return png(1)
+
+    monkeypatch.setattr(fs, "cat_file", recovers)
+    monkeypatch.setattr(retry, "STORE_WAITS", (0.01, 0.01))
+    assert outcome(read_shard(shard, SETTINGS)) == {"a.png": png(1)}
