@@ -186,7 +186,7 @@ class CrossAttention(_Projections):
             scores = absorbed @ (image + positions).mT
         else:
             scores = absorbed @ image.mT + absorbed @ positions.mT
-        pooled = (scores.softmax(-1) @ image).view(prompts, self.num_heads, count, -1)
+        pooled = (scores.softmax(-1) @ image).view(prompts, self.num_heads, count, image.shape[-1])
         out = pooled @ self.per_head(self.v_proj).mT
         return self.out_proj(out.transpose(1, 2).flatten(2) + self.v_proj.bias)
 

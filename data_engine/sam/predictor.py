@@ -32,6 +32,8 @@ class SamPredictor:
         if image_format not in ("RGB", "BGR"):
             raise UsageError(f"image_format must be 'RGB' or 'BGR', not {image_format!r}")
         self.reset_image()
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise UsageError(f"an image must be HxWx3 uint8, not {'x'.join(map(str, image.shape))} {image.dtype}")
         if image_format == "BGR":
             image = np.ascontiguousarray(image[..., ::-1])
         self._view = self.segmenter.prepare(image)
@@ -64,6 +66,9 @@ class SamPredictor:
             boxes = self._to_frame(np.asarray(box).reshape(2, 2), view).reshape(1, 4)
         if mask_input is not None:
             masks = torch.as_tensor(np.asarray(mask_input), dtype=torch.float)[None]
+            side = self.segmenter.logits_size
+            if masks.shape != (1, 1, side, side):
+                raise UsageError(f"mask_input must be 1x{side}x{side} logits of an earlier answer")
         answer = self.predict_torch(points, labels, boxes, masks, multimask_output, return_logits)
         full, scores, low = (tensor[0].cpu().numpy() for tensor in answer)
         return full, scores, low

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 from parity import torchvision_standin
+from pycocotools import mask as coco
 
-torchvision_standin.install()
-
-from pycocotools import mask as coco  # noqa: E402
-from segment_anything import SamAutomaticMaskGenerator, SamPredictor, modeling, sam_model_registry  # noqa: E402
-from segment_anything.utils import amg  # noqa: E402
+with torchvision_standin.installed():
+    from segment_anything import SamAutomaticMaskGenerator, SamPredictor, modeling, sam_model_registry
+    from segment_anything.utils import amg
+    from segment_anything.utils.transforms import ResizeLongestSide
 
 __all__ = [
+    "ResizeLongestSide",
     "SamAutomaticMaskGenerator",
     "SamPredictor",
     "amg",

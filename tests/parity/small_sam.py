@@ -23,7 +23,6 @@ SMALL = SamArchitecture(
     window_size=3,  # 8 cells a side: the last windows are padded
     dim=32,
     mask_hidden_dim=8,
-    decoder_heads=4,
     decoder_mlp_dim=64,
     iou_hidden_dim=24,
 )

@@ -68,7 +68,7 @@ DECODERS = {
     "three layers": {"decoder_depth": 3},
     "one layer": {"decoder_depth": 1},
     "no downsampling": {"attention_downsample": 1},
-    "wide": {"dim": 64, "decoder_heads": 8, "decoder_mlp_dim": 100, "iou_hidden_dim": 70},
+    "wide": {"dim": 64, "decoder_heads": 4, "decoder_mlp_dim": 100, "iou_hidden_dim": 70},
     "deep IoU head, five masks": {"iou_depth": 4, "num_masks": 5},
 }
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from parity import reference
-from parity.small_sam import SMALL, both
+from parity.small_sam import SMALL, reference_sam
 
 from data_engine.sam.predictor import SamPredictor
-from data_engine.sam.segmenter import SamSegmenter
+from data_engine.sam.segmenter import load_segmenter
 
 TOLERANCE = 1e-4
 SHAPES = {
@@ -27,9 +27,12 @@ SHAPES = {
 
 
 @pytest.fixture(scope="module")
-def predictors():
-    ours, theirs = both(SMALL)
-    return SamPredictor(SamSegmenter(ours, torch.device("cpu"), "reference")), reference.SamPredictor(theirs)
+def predictors(tmp_path_factory):
+    """(ours, theirs): ours from the file that theirs was saved to."""
+    theirs = reference_sam(SMALL)
+    path = tmp_path_factory.mktemp("weights") / "sam.pth"
+    torch.save(theirs.state_dict(), path)
+    return SamPredictor(load_segmenter(path, "cpu")), reference.SamPredictor(theirs)
 
 
 def picture(height: int, width: int) -> np.ndarray:

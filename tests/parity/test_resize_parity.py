@@ -3,11 +3,9 @@
 import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from parity.reference import modeling  # noqa: F401  (segment-anything needs its torchvision stand-in first)
+from parity.reference import ResizeLongestSide
 
 from data_engine.sam.resize import resize_image, resized_shape, scale_points
-
-from segment_anything.utils.transforms import ResizeLongestSide  # isort: skip
 
 sides = st.integers(1, 300)
 long_sides = st.sampled_from([64, 100, 224, 255])

@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib.util
 import sys
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -46,11 +48,16 @@ def batched_nms(
     return torch.tensor(keep, dtype=torch.long)
 
 
-def install() -> None:
-    """Registers the stand-in under torchvision's names, unless the real one is there."""
-    if "torchvision" in sys.modules or importlib.util.find_spec("torchvision"):
+@contextmanager
+def installed() -> Iterator[None]:
+    """Has the stand-in under torchvision's names inside, unless the real one is there.
+
+    Not for longer: what else asks for torchvision (transformers does) must find that there is none.
+    """
+    if importlib.util.find_spec("torchvision"):
+        yield
         return
-    modules = {
+    modules: dict[str, dict[str, object]] = {
         "torchvision": {},
         "torchvision.ops": {},
         "torchvision.ops.boxes": {"batched_nms": batched_nms, "box_area": box_area},
@@ -62,3 +69,6 @@ def install() -> None:
         module.__spec__ = importlib.util.spec_from_loader(name, loader=None)
         vars(module).update(members)
         sys.modules[name] = module
+    yield
+    for name in modules:
+        del sys.modules[name]

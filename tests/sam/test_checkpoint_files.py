@@ -155,6 +155,7 @@ class Bomb:
         return os.system, ("touch executed",)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("wrap", [lambda state: state | {"x": Bomb()}, lambda state: Bomb()], ids=["inside", "alone"])
 def test_code_in_a_pickle_never_runs(zipped, wrap, state, tmp_path, monkeypatch):
