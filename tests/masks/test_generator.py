@@ -124,6 +124,16 @@ def test_thresholds_of_scores_that_lie_on_them() -> None:
     assert value not in run(stability_score_thresh=value + 1e-6, **settings).stability_score.tolist()
 
 
+def test_no_threshold_keeps_negative_predictions_too() -> None:
+    """The IoU head has no sigmoid: 0 means no filter, not positive scores only, as in the reference."""
+
+    def negative(_: int, answer: Decoded) -> Decoded:
+        return Decoded(-answer.iou, answer._logits)
+
+    assert (run(segmenter=FailingSegmenter(negative), pred_iou_thresh=0.0).predicted_iou < 0).any()
+    assert len(run(segmenter=FailingSegmenter(negative), pred_iou_thresh=0.01)) == 0
+
+
 @pytest.mark.parametrize("area_of_box", [(0.5, 1), (0.95, 0), (0.951, 0), (0.949, 1)])
 def test_95_percent_rule(area_of_box: tuple[float, int]) -> None:
     """A mask of exactly 95 % of the image goes, a smaller one stays."""

@@ -16,9 +16,9 @@ from parity.reference import Records, SamAutomaticMaskGenerator, amg, assert_sam
 
 from data_engine.masks.generator import MaskGenerator
 
-LANDSCAPE, PORTRAIT, TINY = (200, 300), (300, 200), (37, 61)
-BASE: dict[str, Any] = {"points_per_side": 12, "stability_score_thresh": 0.6}
-CROPS: dict[str, Any] = {**BASE, "points_per_side": 8, "crop_n_layers": 1}
+LANDSCAPE, PORTRAIT, TINY = (160, 240), (240, 160), (37, 61)
+BASE: dict[str, Any] = {"points_per_side": 10, "stability_score_thresh": 0.6}
+CROPS: dict[str, Any] = {**BASE, "points_per_side": 6, "crop_n_layers": 1}
 CLEAN: dict[str, Any] = {**BASE, "min_mask_region_area": 200}
 CLEAN_CROPS: dict[str, Any] = {**CROPS, "min_mask_region_area": 200, "box_nms_thresh": 0.3}
 
@@ -113,8 +113,8 @@ def test_own_point_grids(layers: int) -> None:
     mine = ours(PORTRAIT, **settings)
     assert_same_records(mine, theirs(PORTRAIT, **settings))
     assert len(mine) > 5
-    every_point = {tuple(record["point_coords"][0]) for record in mine if record["crop_box"] == [0, 0, 200, 300]}
-    assert every_point <= {tuple(point) for point in (grids[0] * [[200, 300]]).tolist()}
+    every_point = {tuple(record["point_coords"][0]) for record in mine if record["crop_box"] == [0, 0, 160, 240]}
+    assert every_point <= {tuple(point) for point in (grids[0] * [[160, 240]]).tolist()}
 
 
 def test_everything_at_once() -> None:
@@ -131,8 +131,8 @@ def test_everything_at_once() -> None:
         "crop_n_points_downscale_factor": 2,
         "min_mask_region_area": 90,
     }
-    mine = ours((233, 317), **settings)
-    assert_same_records(mine, theirs((233, 317), **settings))
+    mine = ours((173, 237), **settings)
+    assert_same_records(mine, theirs((173, 237), **settings))
     assert len(mine) > 100
 
 
@@ -142,6 +142,14 @@ def test_nothing_filtered_keeps_empty_masks_too() -> None:
     assert_same_records(mine, theirs(LANDSCAPE, {"roughness": 6.0}, **settings))
     assert any(record["area"] == 0 for record in mine)
     assert any(np.isnan(record["stability_score"]) for record in mine)
+
+
+def test_background_smaller_than_the_area_is_a_hole() -> None:
+    """On a tiny image everything around a mask, or an empty mask's whole image, counts as a small hole and is filled."""
+    settings = {"points_per_side": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0}
+    for area in (30, 150, 1000):
+        mine = ours((16, 12), {"roughness": 6.0}, min_mask_region_area=area, **settings)
+        assert_same_records(mine, theirs((16, 12), {"roughness": 6.0}, min_mask_region_area=area, **settings))
 
 
 @pytest.mark.parametrize("threshold", [-1.5, 0.7])
