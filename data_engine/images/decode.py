@@ -99,6 +99,8 @@ def _opener(data: bytes) -> _Opener:
     for offset, magic_bytes, name in _OTHER_FORMATS:
         if data.startswith(magic_bytes, offset):
             raise ImageError("unsupported_format", f"{name} is not read; use JPEG, PNG, WebP, TIFF, BMP or GIF")
+    if data.startswith(b"\xff\xd8") or data[1:4] == b"PNG":  # a text-mode transfer, or worse
+        raise ImageError("corrupt", f"its signature is damaged: it begins with {data[:8]!r}")
     raise ImageError("not_an_image", f"no image format begins with {data[:16]!r}")
 
 

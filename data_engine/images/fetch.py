@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +18,7 @@ from data_engine.images.settings import InputSettings
 from data_engine.images.shard import FileEntry, ImageError, existing_path
 from data_engine.storage import is_local, local_path, redact, scheme_of
 
+_THIS_MACHINE_AT_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}
 _CREDENTIALS_AT_FAULT = {
     "ExpiredToken",
     "InvalidAccessKeyId",
@@ -35,6 +38,8 @@ def fetch(entry: FileEntry, settings: InputSettings) -> bytes:
     except FileNotFoundError:
         raise ImageError("unreadable", "not found") from None
     except (UsageError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in _THIS_MACHINE_AT_FAULT:
+            raise StorageError(f"{redact(entry.uri)}: {error.strerror}") from error
         raise ImageError("unreadable", _one_line(error)) from None
     except StorageError as error:
         if _is_the_stores_fault(entry.uri, error.__cause__):
@@ -47,7 +52,7 @@ def fetch(entry: FileEntry, settings: InputSettings) -> bytes:
     return data
 
 
-def version(info: dict[str, Any]) -> str | None:
+def version(info: Mapping[str, Any]) -> str | None:
     """What changes when an object does, from what a file system says of it: its ETag, or when it was last changed."""
     for key in ("ETag", "etag", "blob_id", "Content-MD5", "mtime", "Last-Modified", "created"):
         value = info.get(key)
@@ -109,6 +114,8 @@ def _check_length(length: int, settings: InputSettings) -> None:
 
 def _is_the_stores_fault(uri: str, cause: BaseException | None) -> bool:
     """Whether every other image would fail too: then the shard must wait for better times, not end as failed rows."""
+    if getattr(cause, "errno", None) in _THIS_MACHINE_AT_FAULT:
+        return True
     if scheme_of(uri) in ("file", "http", "https"):
         return False
     origin = cause.__cause__ if isinstance(cause, PermissionError) else None

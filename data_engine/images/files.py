@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from data_engine.errors import DataEngineError
 from data_engine.images.fetch import fetch
 from data_engine.images.manifest import refused
 from data_engine.images.settings import InputSettings
@@ -53,3 +54,9 @@ def _fetch(entry: FileEntry, listed_in: str, settings: InputSettings) -> bytes |
         return fetch(entry, settings)
     except ImageError as error:
         return error
+    except DataEngineError:
+        raise
+    except MemoryError:
+        return ImageError("out_of_memory", "not enough memory to fetch it; lower input.max_image_bytes")
+    except Exception as error:  # one image never fails a shard, whatever a back end may raise
+        return ImageError("unreadable", f"{type(error).__name__}: {' '.join(redact(str(error)).split())[:300]}")

@@ -14,7 +14,7 @@ from data_engine.images.parquet import open_parquet
 from data_engine.images.settings import InputSettings
 from data_engine.images.shard import FileEntry, UniqueIds, valid_text
 from data_engine.images.stream import InputFile
-from data_engine.storage import is_local, local_path, redact
+from data_engine.storage import is_local, redact
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
 _COLUMNS = ("uri", "url", "path", "file", "filename", "file_name", "filepath", "image", "key")
@@ -154,8 +154,3 @@ def _from_parquet(uri: str, settings: InputSettings) -> Iterator[tuple[str, str]
 
 def _no_column(uri: str, names: list[str]) -> str:
     return f"{redact(uri)}: which column names the images? It has {', '.join(names)}; choose with input.uri_column"
-
-
-def absolute(uri: str) -> str:
-    """A local path in full, so that a plan means the same from everywhere; URLs as they are."""
-    return str(local_path(uri)) if is_local(uri) else uri

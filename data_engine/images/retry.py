@@ -48,6 +48,8 @@ def with_retries(uri: str, call: Callable[[], T]) -> T:
 
 def passes(error: BaseException | None) -> bool:
     """Whether the same request may well succeed in a while."""
+    if error is None:  # raised by us, who know better
+        return False
     status = getattr(error, "status", None)  # of an HTTP response
     if isinstance(status, int):
         return status in (408, 425, 429) or status >= 500

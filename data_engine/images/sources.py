@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from data_engine.errors import SourceError
+from data_engine.errors import SourceError, StorageError
 from data_engine.images.fetch import version
 from data_engine.images.files import read_files
 from data_engine.images.hosts import input_filesystem
 from data_engine.images.listing import Found, FoundFile, find_files
 from data_engine.images.manifest import SUFFIXES as MANIFESTS
-from data_engine.images.manifest import absolute, column_of_uris, read_manifest
+from data_engine.images.manifest import column_of_uris, read_manifest
 from data_engine.images.parquet import image_column, open_parquet, parquet_shards, read_parquet
 from data_engine.images.retry import with_retries
 from data_engine.images.settings import InputSettings, Kind
@@ -27,7 +27,7 @@ from data_engine.images.shard import (
     shard_id,
 )
 from data_engine.images.webdataset import read_tar
-from data_engine.storage import redact, scheme_of
+from data_engine.storage import is_local, local_path, redact, scheme_of
 
 _TARS = (".tar", ".tar.gz", ".tgz")
 _OTHER_TARS = (".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".zip", ".7z", ".rar")
@@ -60,7 +60,8 @@ def list_shards(uri: str, settings: InputSettings) -> Listing:
         )
         ids = UniqueIds()
         entries = [FileEntry(ids.claim(file.name), file.uri, file.size, file.etag) for file in images]
-        shards = _file_shards(absolute(uri), entries, settings)
+        root = str(local_path(uri)) if is_local(uri) else uri  # a plan means the same from everywhere
+        shards = _file_shards(root, entries, settings)
     elif kind == "manifest":
         shards = _manifest_shards(found, settings)
     elif kind == "tar":
@@ -98,15 +99,16 @@ def read_shard(
     """
     if shard.kind == "files":
         yield from read_files(shard, settings, start)
-    elif shard.kind == "parquet":
-        yield from read_parquet(shard, settings, start)
-    else:
-        try:
+        return
+    try:
+        if shard.kind == "parquet":
+            yield from read_parquet(shard, settings, start)
+        else:
             yield from read_tar(shard, settings, start, offset, seen_ids)
-        except ShardDamaged:
-            check_unchanged(shard, settings)  # the better explanation, if it is one
-            raise
-        check_unchanged(shard, settings)
+    except (ShardDamaged, StorageError):
+        check_unchanged(shard, settings)  # the better explanation, if it is one
+        raise
+    check_unchanged(shard, settings)
 
 
 def check_unchanged(shard: Shard, settings: InputSettings | None = None) -> None:
@@ -180,9 +182,8 @@ def _parquet_kind(file: FoundFile, settings: InputSettings) -> Kind:
     )
 
 
-def _take(found: Found, wanted: object, otherwise: str) -> list[FoundFile]:
+def _take(found: Found, wanted: Callable[[FoundFile], bool], otherwise: str) -> list[FoundFile]:
     """The files that are wanted; the others are counted."""
-    assert callable(wanted)
     taken = [file for file in found.files if wanted(file)]
     if len(taken) < len(found.files):
         found.skipped[otherwise] += len(found.files) - len(taken)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -100,6 +101,7 @@ class InputFile(io.RawIOBase):
             if self._file is None or not 0 <= ahead <= _BLOCK:
                 self._drop()
                 self._file, self._file_position = self._open_response(), 0
+                self._refuse_another_version(self._file.r.headers)
                 if self._file.r.status == 206:
                     self._file_position = self._position
             while self._file_position < self._position:
@@ -113,8 +115,15 @@ class InputFile(io.RawIOBase):
                 self._file = io.BytesIO(self._fs.cat_file(self._path))
             else:
                 self._file = self._fs.open(self._path, "rb", block_size=_BLOCK, cache_type="readahead")
+                self._refuse_another_version(getattr(self._file, "details", {}))
         self._file.seek(self._position)
         self._file_position = self._position
+
+    def _refuse_another_version(self, info: Mapping[str, Any]) -> None:
+        """What was opened again must be what was opened first, or two versions would be mixed."""
+        found = version(info)
+        if self.version is not None and found is not None and found != self.version:
+            raise StorageError(f"{redact(self._uri)} changed while it was read")
 
     def _open_response(self) -> Any:
         """One request for all of the rest: its body is read as it is needed."""

@@ -18,7 +18,7 @@ BAD = Path(__file__).parent.parent / "data" / "bad"
 SETTINGS = InputSettings()
 
 BECOMES: dict[str, str | tuple[int, int]] = {
-    "jpeg-decoder/138d3b9e0d9fbf641b8135981e597c3a.jpg": "not_an_image",
+    "jpeg-decoder/138d3b9e0d9fbf641b8135981e597c3a.jpg": "corrupt",
     "jpeg-decoder/7e7cdf7f4ee50b308531313bbf43e0c3.jpg": "corrupt",
     "jpeg-decoder/8e5e74dbf9b68a322fbb9512db837329.jpg": (193, 31237),
     "jpeg-decoder/90e46387f562ca8fa106b51dfcda1dc6.jpg": "corrupt",
@@ -56,11 +56,11 @@ BECOMES: dict[str, str | tuple[int, int]] = {
     "pngsuite/tm3n3p02.png": (32, 32),
     "pngsuite/tp1n3p08.png": (32, 32),
     "pngsuite/xc9n2c08.png": "corrupt",
-    "pngsuite/xcrn0g04.png": "not_an_image",
+    "pngsuite/xcrn0g04.png": "corrupt",
     "pngsuite/xcsn0g01.png": (32, 32),  # a wrong checksum of whole pixel data
     "pngsuite/xdtn0g01.png": "corrupt",
     "pngsuite/xhdn0g08.png": "corrupt",
-    "pngsuite/xs1n0g01.png": "not_an_image",
+    "pngsuite/xs1n0g01.png": "corrupt",
 }
 FILES = sorted(str(path.relative_to(BAD)) for path in BAD.glob("*/*") if path.parent.name != "orientation")
 

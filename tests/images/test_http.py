@@ -59,7 +59,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(bytes(1 << 20))
                 self.server.sent += 1 << 20
             return None
-        status, headers = 200, {"ETag": f'"{len(data)}"', "Content-Length": str(len(data))}
+        status, headers = 200, {"ETag": f'"{len(data)}{self.server.version}"', "Content-Length": str(len(data))}
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if asked and mode != "norange":
             first, last = int(asked[1]), int(asked[2] or len(data) - 1)
@@ -101,6 +101,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.requests: Counter[str] = Counter()
         self.redirect_to = ""
         self.sent = 0
+        self.version = ""
 
     def handle_error(self, *args: Any) -> None:
         pass  # clients that hang up
@@ -204,6 +205,22 @@ def test_a_tar_that_changes(server: Server) -> None:
     with pytest.raises(ShardDamaged) as caught:
         list(read_shard(shard, ALLOWED))
     assert caught.value.reason == "changed"
+
+
+def test_two_versions_are_never_mixed(server: Server) -> None:
+    """The connection breaks, and what is there when it is made again is another tar of the same length."""
+    server.files = {"a.tar": TAR}
+    (shard,) = list_shards(url(server, "cut/a.tar"), ALLOWED).shards
+    reading = read_shard(shard, ALLOWED)
+    first = next(reading)
+    server.files = {"a.tar": TAR.replace(bytes([30]) * 1000, bytes([99]) * 1000)}
+    server.version = "another"
+    images = [first]
+    with pytest.raises(ShardDamaged) as caught:
+        images.extend(reading)
+    assert caught.value.reason == "changed"
+    assert len(images) > 1
+    assert all(set(image.data) == {image.index} for image in images)
 
 
 def test_folder_of_links(server: Server) -> None:

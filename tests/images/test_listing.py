@@ -1,5 +1,6 @@
 """What an input stands for, which of its files count, and how images and shards are named."""
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import fsspec
 import pytest
 from encoded import outcome, png, read_all, tar
 
-from data_engine.errors import SourceError, UsageError
+from data_engine.errors import SourceError, StorageError, UsageError
 from data_engine.images.patterns import expand_braces, root_of
 from data_engine.images.settings import InputSettings
 from data_engine.images.shard import UniqueIds
@@ -225,6 +226,25 @@ def test_links_pipes_and_unreadable_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "in" / "pipe.png")  # opening it would wait for ever
     images = outcome(read_all(tmp_path / "in"))
     assert images == {"link.png": b"far", "dangling.png": "unreadable"}
+
+
+def test_faults_of_this_machine_are_not_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(str(tmp_path), {"a.png": png()})
+    (shard,) = list_shards(str(tmp_path), SETTINGS).shards
+
+    def failing(error: OSError) -> None:
+        def open_file(*args: object, **kwargs: object) -> None:
+            raise error
+
+        monkeypatch.setattr(Path, "open", open_file)
+
+    failing(OSError(errno.EIO, "Input/output error"))
+    assert outcome(read_shard(shard, SETTINGS)) == {"a.png": "unreadable"}
+    failing(PermissionError(errno.EACCES, "Permission denied"))
+    assert str(next(read_shard(shard, SETTINGS)).error) == "Permission denied"
+    failing(OSError(errno.EMFILE, "Too many open files"))
+    with pytest.raises(StorageError, match="Too many open files"):
+        list(read_shard(shard, SETTINGS))
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file systems hold no such names")

@@ -114,3 +114,26 @@ def test_a_store_that_is_down_fails_the_shard_and_not_its_images(bucket: str, mo
     monkeypatch.setattr(fs, "cat_file", recovers)
     monkeypatch.setattr(retry, "STORE_WAITS", (0.01, 0.01))
     assert outcome(read_shard(shard, SETTINGS)) == {"a.png": png(1)}
+
+
+def test_credentials_that_expire_fail_the_shard_and_a_denied_key_its_image(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.exceptions import ClientError
+
+    put(bucket, {"a.png": png(1)})
+    (shard,) = list_shards(bucket, SETTINGS).shards
+    fs, _ = filesystem(bucket)
+
+    def refusing(code: str) -> None:
+        def cat_file(path: str) -> bytes:
+            cause = ClientError({"Error": {"Code": code, "Message": "no"}}, "GetObject")
+            raise PermissionError("no") from cause
+
+        monkeypatch.setattr(fs, "cat_file", cat_file)
+
+    refusing("AccessDenied")
+    assert outcome(read_shard(shard, SETTINGS)) == {"a.png": "unreadable"}
+    refusing("ExpiredToken")
+    with pytest.raises(StorageError, match="access denied"):
+        list(read_shard(shard, SETTINGS))
