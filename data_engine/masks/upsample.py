@@ -22,8 +22,9 @@ from torch.nn import functional as F
 from data_engine.masks import rle
 from data_engine.masks.grid import CropWindow
 
-# Bytes of float32 logits at a time, whatever the image size: what the CPU's cache holds, what fills a GPU.
-_BAND_BYTES = {"cpu": 2**21, "cuda": 2**25}
+# Bytes of float32 logits at a time, whatever the image size: what the CPU's cache holds, elsewhere what fills a GPU.
+_BAND_BYTES = {"cpu": 2**21}
+_GPU_BAND_BYTES = 2**25
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ class Upsampler:
     def _bands(self, cells: Tensor, region: Region) -> Iterator[Tensor]:
         """The region's logits at full resolution, transposed, in bands of columns: each bxH."""
         rows = self._rows[region.y0 : region.y1, region.cells_y] @ cells
-        step = max(1, _BAND_BYTES[rows.device.type] // (4 * max(1, region.height)))
+        step = max(1, _BAND_BYTES.get(rows.device.type, _GPU_BAND_BYTES) // (4 * max(1, region.height)))
         for start in range(region.x0, region.x1, step):
             stop = min(start + step, region.x1)
             used = _overlapping(self._column_reach[region.cells_x], start, stop)

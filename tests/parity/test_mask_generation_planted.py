@@ -145,7 +145,7 @@ def test_nothing_filtered_keeps_empty_masks_too() -> None:
 
 
 def test_background_smaller_than_the_area_is_a_hole() -> None:
-    """On a tiny image everything around a mask, or an empty mask's whole image, counts as a small hole and is filled."""
+    """On a tiny image all that surrounds a mask, or all of an empty mask, counts as a small hole and is filled."""
     settings = {"points_per_side": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0}
     for area in (30, 150, 1000):
         mine = ours((16, 12), {"roughness": 6.0}, min_mask_region_area=area, **settings)
