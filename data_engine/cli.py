@@ -353,12 +353,10 @@ def main() -> None:
 
 
 def _click_error(error: Exception) -> int | None:
-    """Click's own usage errors know how to show themselves."""
-    import click
-
-    if isinstance(error, click.ClickException):
+    """Click's own usage errors know how to show themselves. Typer carries a click of its own, without a public name."""
+    if hasattr(error, "show") and hasattr(error, "exit_code"):
         error.show()
-        return error.exit_code
+        return int(error.exit_code)
     return None
 
 
