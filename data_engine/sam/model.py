@@ -92,7 +92,7 @@ class SamArchitecture:
         inner_dim = shape(decoder + "cross_attn_token_to_image.q_proj.weight", 2)[0]
         if embed_dim % head_dim:
             raise ValueError(f"an encoder of width {embed_dim} has no heads of {head_dim}")
-        if dim % inner_dim or inner_dim % decoder_heads or dim % 8:
+        if dim % inner_dim or inner_dim % decoder_heads:
             raise ValueError(f"a decoder of width {dim}, {inner_dim} in attention, cannot have {decoder_heads} heads")
         return cls(
             embed_dim=embed_dim,

@@ -1,4 +1,4 @@
-"""Interactive segmentation: segment-anything's `SamPredictor`, method for method, on this project's model.
+"""Interactive segmentation: segment-anything's `SamPredictor`, method for method but `set_torch_image`.
 
 predictor = SamPredictor(load_segmenter("sam_vit_b"))
 predictor.set_image(image)

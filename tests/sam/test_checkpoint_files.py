@@ -247,6 +247,9 @@ def test_missing_layers_and_odd_heads(state, tmp_path):
     refused(without("image_encoder.blocks."))
     refused(without("mask_decoder.transformer.layers.1."))
 
+    wide = {key: torch.zeros(len(tensor), 80) for key, tensor in state.items() if "rel_pos" in key}
+    assert "no heads of 80" in refused(saved(tmp_path / "sam.pth", state | wide))
+
     save_file({k: v.clone() for k, v in to_huggingface(state).items()}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"mask_decoder_config": {"num_attention_heads": 7}}')
     assert "7 heads" in refused(tmp_path / "model.safetensors")
