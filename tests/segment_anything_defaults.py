@@ -1,0 +1,12 @@
+"""The defaults in the signature of segment-anything's SamAutomaticMaskGenerator, read from the released package."""
+
+import inspect
+
+from parity.reference import SamAutomaticMaskGenerator
+
+_NOT_SETTINGS = ("self", "model", "output_mode")
+RELEASED = {
+    name: parameter.default
+    for name, parameter in inspect.signature(SamAutomaticMaskGenerator.__init__).parameters.items()
+    if name not in _NOT_SETTINGS
+}
