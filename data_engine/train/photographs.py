@@ -97,6 +97,6 @@ def _random_box(rng: np.random.Generator, shape: tuple[int, int], aspect: float)
     aspect *= np.exp(rng.normal(0, 0.08))
     height = min(shape[0], shape[1] * aspect)
     height *= 1.0 if rng.random() < 0.25 else rng.uniform(0.35, 1.0)
-    width = height / aspect
+    width = min(height / aspect, shape[1])  # rounding must not carry it over the edge
     top, left = rng.uniform(0, shape[0] - height), rng.uniform(0, shape[1] - width)
-    return left, top, left + width, top + height
+    return left, top, min(left + width, shape[1]), min(top + height, shape[0])
