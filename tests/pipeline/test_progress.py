@@ -1,0 +1,80 @@
+"""What people see: live rates, failures with examples, a table at the end; plain lines in a log."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from data_engine.dataset.commits import Totals
+from data_engine.pipeline.events import ImageDone, ShardFailed
+from data_engine.pipeline.plan import JobPlan
+from data_engine.pipeline.progress import Progress, duration, summary_table
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def done(number: int, masks: int = 10, error: str | None = None) -> ImageDone:
+    return ImageDone("s", f"{number}.jpg", masks, error, "it is broken" if error else None, 0.1)
+
+
+@pytest.fixture
+def seen():
+    clock, buffer = Clock(), io.StringIO()
+    progress = Progress(Console(file=buffer, width=200), clock)
+    return progress, clock, buffer
+
+
+def plan(images: int | None) -> JobPlan:
+    counted = type("Counted", (JobPlan,), {"__slots__": (), "images": images})
+    return counted(input="photos", limit=None, config={}, model_name="tiny", model_sha256="", shards=(), skipped={})
+
+
+def test_a_log_gets_a_line_now_and_then_with_rate_failures_and_what_is_left(seen):
+    progress, clock, buffer = seen
+    progress.start(plan(100), [], resumed=False)
+    for number in range(20):
+        clock.now += 1
+        progress.event(done(number, error="corrupt" if number == 3 else None, masks=0 if number == 3 else 10))
+    lines = [line for line in buffer.getvalue().splitlines() if "images/s" in line]
+    assert len(lines) == 2  # one in ten seconds
+    assert lines[-1] == "20/100 images · 1.00 images/s · 190 masks (10/s) · 1 failed · 1 min 20 s to go"
+
+
+def test_an_unknown_number_of_images_has_no_invented_end(seen):
+    progress, clock, buffer = seen
+    progress.start(plan(None), [], resumed=False)
+    clock.now = 11
+    progress.event(done(0))
+    line = next(line for line in buffer.getvalue().splitlines() if "images/s" in line)
+    assert "to go" not in line
+    assert line.startswith("1 images")
+
+
+def test_failed_shards_are_said_at_once(seen):
+    progress, _, buffer = seen
+    progress.event(ShardFailed("s1", "a.tar", "a.tar has changed"))
+    assert "shard s1 failed: a.tar has changed" in buffer.getvalue()
+
+
+def test_the_table_says_what_became_of_every_candidate():
+    buffer = io.StringIO()
+    totals = Totals(images=4, failed=1, masks=30, candidates=100, rejected_iou=50, rejected_nms=20, errors={"empty": 1})
+    Console(file=buffer, width=120).print(summary_table(totals))
+    text = " ".join(buffer.getvalue().split())
+    for part in ("images 4", "failed 1 (empty 1)", "masks 30 (10.0 an image)", "predicted IoU 50 (50%)"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.9, "59 s"), (80, "1 min 20 s"), (3 * 3600 + 120, "3 h 02 min"), (100 * 3600, "4 d 4 h")],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
