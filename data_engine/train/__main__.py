@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from data_engine.sam.mask_decoder import CrossAttention
 from data_engine.sam.model import Sam, SamArchitecture
 from data_engine.train.config import TrainConfig, load_config
 from data_engine.train.photographs import load_photographs, load_textures
@@ -22,6 +23,8 @@ from data_engine.train.textures import TextureBank
 from data_engine.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
+
+_LOCALITY = 3.0
 
 
 def main() -> None:
@@ -55,9 +58,19 @@ def main() -> None:
 
 
 def new_model(architecture: SamArchitecture) -> Sam:
-    """Random weights: torch's defaults, and small random positions, which SAM's constructor leaves at zero."""
+    """Random weights with one bias: from the first step on, a click looks at the image where it is.
+
+    In the cross attentions queries and keys are projected alike and amplified, so that the products of positional
+    encodings, which are largest for equal positions, show through. Learning that from nothing takes longer than a
+    short training has.
+    """
     model = Sam(architecture)
     torch.nn.init.trunc_normal_(model.image_encoder.pos_embed, std=0.02)
+    with torch.no_grad():
+        for module in model.mask_decoder.transformer.modules():
+            if isinstance(module, CrossAttention):
+                module.q_proj.weight.mul_(_LOCALITY)
+                module.k_proj.weight.copy_(module.q_proj.weight)
     return model
 
 

@@ -268,6 +268,25 @@ def raise_at(number, real):
     return run
 
 
+def test_a_model_that_gives_nan_for_an_image_fails_that_image(tiny_model, tmp_path, monkeypatch):
+    from data_engine.sam.segmenter import SamSegmenter
+
+    real, calls = SamSegmenter.encode, []
+
+    def encode(self, views):
+        embeddings = real(self, views)
+        calls.append(1)
+        if len(calls) == 2:
+            embeddings.features.fill_(float("nan"))
+        return embeddings
+
+    monkeypatch.setattr(SamSegmenter, "encode", encode)
+    photos = write_photos(tmp_path / "photos", 3)
+    report = generate(str(photos), str(tmp_path / "out"), config_for(tiny_model))
+    assert report.totals.errors == {"non_finite": 1}
+    assert_whole(tmp_path / "out")
+
+
 def test_a_model_that_fails_on_everything_stops_the_job(tiny_model, tmp_path, monkeypatch):
     photos = write_photos(tmp_path / "photos", 30)
     monkeypatch.setattr(MaskGenerator, "run", raise_at(None, MaskGenerator.run))
