@@ -147,7 +147,7 @@ class MaskDataset:
                 files = [self._path(getattr(record, table)) for record in self.commits]
                 if not is_local(self.root):
                     files = [f"{self._filesystem.protocol[0]}://{file}" for file in files]
-                connection.read_parquet(files).create_view(table)  # type: ignore[arg-type]
+                connection.read_parquet(files).create_view(table)
             else:
                 empty = self.arrow(table).to_table()
                 connection.from_arrow(empty).create(table)

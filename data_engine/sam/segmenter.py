@@ -61,7 +61,11 @@ class Segmenter(Protocol):
     logits_size: int  # side of the low-resolution mask logits
     mask_threshold: float  # a mask is where its logits exceed this
     device: torch.device
-    prompts_per_chunk: int  # how many prompts run together best on this device; results do not depend on it
+
+    @property
+    def prompts_per_chunk(self) -> int:
+        """How many prompts run together best on this device. Results do not depend on it."""
+        ...
 
     def prepare(self, image: np.ndarray) -> View:
         """HxWx3 uint8 RGB -> the view to encode. Host work, safe to run in threads."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_engine.sam.mask_decoder import DecodedTokens, MaskDecoder
+from data_engine.sam.mask_decoder import ChannelLayerNorm, DecodedTokens, MaskDecoder
 from data_engine.sam.model import Sam
 from data_engine.sam.prompt_encoder import BACKGROUND, FOREGROUND
 from data_engine.train.losses import pairwise_losses
@@ -71,6 +71,7 @@ def logits_at_phase(decoder: MaskDecoder, image: Tensor, weights: Tensor, phase:
     """
     first, norm, _, second, _ = decoder.output_upscaling
     assert isinstance(first, nn.ConvTranspose2d)
+    assert isinstance(norm, ChannelLayerNorm)
     assert isinstance(second, nn.ConvTranspose2d)
     assert first.bias is not None
     x = image.reshape(-1, image.shape[2]) @ first.weight.permute(0, 2, 3, 1).flatten(1)
