@@ -301,13 +301,15 @@ def doctor(
 
 
 def _dry_run(input_uri: str, output: str, settings: Any, limit: int | None) -> None:
+    from rich.filesize import decimal
+
     from data_engine.pipeline.plan import make_plan, read_plan
 
     plan = make_plan(input_uri, settings, limit)
     stands = read_plan(output)
     out.print(f"[bold]input[/bold]   {escape(plan.input)}", soft_wrap=True)
     known = f"{plan.images:,} images" if plan.images is not None else "images not counted yet"
-    out.print(f"        {len(plan.shards):,} shards, {known}, {plan.bytes:,} bytes")
+    out.print(f"        {len(plan.shards):,} shards, {known}, {decimal(plan.bytes)}")
     for reason, count in plan.skipped.items():
         out.print(f"        {count:,} left out: {reason}")
     for warning in plan.warnings:

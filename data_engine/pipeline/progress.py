@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -51,8 +52,9 @@ class Progress:
     def start(self, plan: JobPlan, commits: Sequence[CommitRecord], resumed: bool) -> None:
         self._before = Totals.sum(record.totals for record in commits)
         self._expected = plan.images
-        count = f"{plan.images:,} images" if plan.images is not None else f"{plan.bytes / 1e6:,.0f} MB of images"
-        self.note(f"{count} in {len(plan.shards):,} shards from {plan.input}")
+        count = f"{plan.images:,} images" if plan.images is not None else f"{decimal(plan.bytes)} of images"
+        shards = f"{len(plan.shards):,} shards" if len(plan.shards) > 1 else "one shard"
+        self.note(f"{count} in {shards} from {plan.input}")
         if resumed:
             self.note(f"resuming: {self._before.images:,} images are committed already")
         if self._console and self._console.is_terminal:
