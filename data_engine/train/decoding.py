@@ -14,7 +14,6 @@ from data_engine.sam.prompt_encoder import BACKGROUND, FOREGROUND
 from data_engine.train.losses import pairwise_losses
 from data_engine.train.samples import Sample
 
-
 Phase = tuple[int, int]
 
 

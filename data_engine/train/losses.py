@@ -50,7 +50,7 @@ def assign_targets(cost: Tensor, valid: Tensor) -> Tensor:
     Each valid target goes to a mask of its own such that the total cost is least. With one valid target this is
     SAM's minimum over the masks; with one mask it is the target that the mask answers best. Needs K <= 3.
     """
-    prompts, masks, kinds = cost.shape
+    _, masks, kinds = cost.shape
     cost = cost.detach()
     if masks == 1:
         best = cost[:, 0].masked_fill(~valid, torch.inf).argmin(1)

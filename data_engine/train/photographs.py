@@ -41,8 +41,12 @@ class Photograph:
         box = _random_box(rng, self.pixels.shape[:2], height / width)
         mirrored = rng.random() < 0.5
         image = Image.fromarray(self.pixels).resize((width, height), Image.Resampling.BILINEAR, box=box)
-        rows = np.clip((box[1] + (np.arange(height) + 0.5) * (box[3] - box[1]) / height).astype(int), 0, len(self.pixels) - 1)
-        columns = np.clip((box[0] + (np.arange(width) + 0.5) * (box[2] - box[0]) / width).astype(int), 0, self.pixels.shape[1] - 1)
+        rows = np.clip(
+            (box[1] + (np.arange(height) + 0.5) * (box[3] - box[1]) / height).astype(int), 0, len(self.pixels) - 1
+        )
+        columns = np.clip(
+            (box[0] + (np.arange(width) + 0.5) * (box[2] - box[0]) / width).astype(int), 0, self.pixels.shape[1] - 1
+        )
         labels = levels[:, rows[:, None], columns]
         pixels = np.asarray(image)
         if mirrored:
@@ -81,7 +85,10 @@ def _load(path: Path, outlines: list[list[list[float]]]) -> Photograph:
     size = (round(image.width * scale), round(image.height * scale))
     pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
     return Photograph(
-        path.name, pixels, region_tree(pixels), np.asarray(objects.resize(size, Image.Resampling.NEAREST), dtype=np.int32)
+        path.name,
+        pixels,
+        region_tree(pixels),
+        np.asarray(objects.resize(size, Image.Resampling.NEAREST), dtype=np.int32),
     )
 
 

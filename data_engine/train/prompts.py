@@ -37,7 +37,9 @@ def sample_prompts(
     regions chosen uniformly, so that small ones are not forgotten.
     """
     areas = [np.bincount(level.ravel()) for level in scene.levels]
-    regions = [(level, number) for level in range(TARGETS) for number in np.flatnonzero(areas[level] >= _SMALLEST) if number]
+    regions = [
+        (level, number) for level in range(TARGETS) for number in np.flatnonzero(areas[level] >= _SMALLEST) if number
+    ]
     if not regions:
         return None
     large_enough = np.any([area[level] >= _SMALLEST for area, level in zip(areas, scene.levels, strict=True)], axis=0)
@@ -55,10 +57,16 @@ def sample_prompts(
                 continue
         level, number = regions[rng.integers(len(regions))]
         points.append(_interior_point(rng, scene.levels[level] == number, depth[level]))
-    extents, masks, valid = [], np.zeros((clicks + boxes, TARGETS, height, width), bool), np.zeros((clicks + boxes, TARGETS), bool)
+    extents, masks, valid = (
+        [],
+        np.zeros((clicks + boxes, TARGETS, height, width), bool),
+        np.zeros((clicks + boxes, TARGETS), bool),
+    )
     for index, (x, y) in enumerate(points):
         masks[index] = scene.levels == scene.levels[:, y, x][:, None, None]
-        valid[index] = _distinct(np.array([areas[k][scene.levels[k, y, x]] for k in range(TARGETS)]), scene.levels[:, y, x])
+        valid[index] = _distinct(
+            np.array([areas[k][scene.levels[k, y, x]] for k in range(TARGETS)]), scene.levels[:, y, x]
+        )
     for index in range(clicks, clicks + boxes):
         level, number = regions[rng.integers(len(regions))]
         masks[index, 0] = scene.levels[level] == number

@@ -33,7 +33,13 @@ class Sample:
 
 class SampleStream(Dataset):
     def __init__(
-        self, config: DataConfig, seed: int, frame: int, mask_side: int, scenes: SceneMaker, photographs: list[Photograph]
+        self,
+        config: DataConfig,
+        seed: int,
+        frame: int,
+        mask_side: int,
+        scenes: SceneMaker,
+        photographs: list[Photograph],
     ) -> None:
         self.config = config
         self.seed = seed
@@ -71,7 +77,7 @@ class SampleStream(Dataset):
 
 def batches(stream: SampleStream, *, start: int, count: int, size: int, workers: int) -> Iterator[list[Sample]]:
     """Batches number start .. count-1 of `size` consecutive samples, in order."""
-    numbers = [range(step * size, (step + 1) * size) for step in range(start, count)]
+    numbers = [list(range(step * size, (step + 1) * size)) for step in range(start, count)]
     loader = DataLoader(
         stream, batch_sampler=numbers, num_workers=workers, collate_fn=list, prefetch_factor=4 if workers else None
     )

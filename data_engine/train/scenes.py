@@ -29,10 +29,11 @@ class Canvas:
         return self.next_id - 1
 
     def paint(self, alpha: np.ndarray, surface: np.ndarray, top: int, left: int, ids: tuple[int, int, int]) -> None:
-        """Lays `surface` (hxwx3) over the canvas where `alpha` (hxw) covers it; parts outside the canvas are cut off."""
-        here, there = self._overlap(alpha.shape, top, left)
-        if here is None:
+        """Lays `surface` (hxwx3) over the canvas where `alpha` (hxw) covers it; what is outside is cut off."""
+        overlap = self._overlap(alpha.shape, top, left)
+        if overlap is None:
             return
+        here, there = overlap
         alpha = alpha[there]
         self.pixels[here] += alpha[..., None] * (surface[there] - self.pixels[here])
         solid = alpha >= 0.5
@@ -41,16 +42,20 @@ class Canvas:
 
     def darken(self, shade: np.ndarray, top: int, left: int) -> None:
         """Multiplies the pixels under `shade` (hxw) by 1 - shade."""
-        here, there = self._overlap(shade.shape, top, left)
-        if here is not None:
+        overlap = self._overlap(shade.shape, top, left)
+        if overlap is not None:
+            here, there = overlap
             self.pixels[here] *= 1 - shade[there][..., None]
 
-    def _overlap(self, shape: tuple[int, ...], top: int, left: int):  # noqa: ANN202 (two tuples of slices, or None)
+    def _overlap(
+        self, shape: tuple[int, ...], top: int, left: int
+    ) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
+        """(where on the canvas, where on a thing of this shape at (top, left)) the two overlap; None if nowhere."""
         height, width = self.pixels.shape[:2]
         y0, x0 = max(top, 0), max(left, 0)
         y1, x1 = min(top + shape[0], height), min(left + shape[1], width)
         if y0 >= y1 or x0 >= x1:
-            return None, None
+            return None
         return (slice(y0, y1), slice(x0, x1)), (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
 
 
@@ -92,11 +97,12 @@ class SceneMaker:
 
     # ---- what is behind -------------------------------------------------------------------------------------------
 
-    def _background(self, rng, height: int, width: int, palette: np.ndarray, light: Lighting) -> Canvas:  # noqa: ANN001
+    def _background(
+        self, rng: np.random.Generator, height: int, width: int, palette: np.ndarray, light: Lighting
+    ) -> Canvas:
         if rng.random() < 0.3:
             view = self.photographs[rng.integers(len(self.photographs))].view(rng, height, width)
-            canvas = Canvas(view.image.astype(np.float32), view.levels.copy(), int(view.levels.max()) + 1)
-            return canvas
+            return Canvas(view.image.astype(np.float32), view.levels.copy(), int(view.levels.max()) + 1)
         canvas = Canvas(np.zeros((height, width, 3), np.float32), np.zeros((3, height, width), np.int32))
         for region in _layout(rng, height, width):
             surface = self._surface(rng, height, width, _pick(rng, palette), light)
@@ -106,13 +112,26 @@ class SceneMaker:
                 for piece in _layout(rng, height, width)[1:]:
                     colour = _near(rng, surface.mean((0, 1)))
                     canvas.paint(
-                        piece * region, self._surface(rng, height, width, colour, light), 0, 0, (number, number, canvas.new_id())
+                        piece * region,
+                        self._surface(rng, height, width, colour, light),
+                        0,
+                        0,
+                        (number, number, canvas.new_id()),
                     )
         return canvas
 
     # ---- what is in front -----------------------------------------------------------------------------------------
 
-    def _object(self, rng, canvas: Canvas, size: int, top: int, left: int, palette: np.ndarray, light: Lighting) -> None:  # noqa: ANN001
+    def _object(
+        self,
+        rng: np.random.Generator,
+        canvas: Canvas,
+        size: int,
+        top: int,
+        left: int,
+        palette: np.ndarray,
+        light: Lighting,
+    ) -> None:
         pieces = shapes.limbs(rng, size) if size >= 24 and rng.random() < 0.45 else [shapes.silhouette(rng, size)]
         softness = abs(rng.normal(0, 0.6)) if rng.random() < 0.3 else 0.0
         pieces = [_blurred(piece, softness) for piece in pieces]
@@ -133,8 +152,17 @@ class SceneMaker:
             if rest != part:
                 self._details(rng, canvas, piece, colour, top, left, palette, light, (whole, part))
 
-    def _details(  # noqa: ANN001
-        self, rng, canvas: Canvas, piece, colour, top: int, left: int, palette, light: Lighting, ids: tuple[int, int]
+    def _details(
+        self,
+        rng: np.random.Generator,
+        canvas: Canvas,
+        piece: np.ndarray,
+        colour: np.ndarray,
+        top: int,
+        left: int,
+        palette: np.ndarray,
+        light: Lighting,
+        ids: tuple[int, int],
     ) -> None:
         """Windows, patches, buttons, lettering; or a band across the piece."""
         size = len(piece)
@@ -156,7 +184,9 @@ class SceneMaker:
             surface = self._surface(rng, side, side, tone, light)
             canvas.paint(alpha, surface, top + y, left + x, (*ids, canvas.new_id()))
 
-    def _paste_cutout(self, rng, canvas: Canvas, size: int, top: int, left: int, light: Lighting) -> None:  # noqa: ANN001
+    def _paste_cutout(
+        self, rng: np.random.Generator, canvas: Canvas, size: int, top: int, left: int, light: Lighting
+    ) -> None:
         """A real object out of one of the photographs, its regions for parts."""
         photograph, number = self._cutouts[rng.integers(len(self._cutouts))]
         mask = photograph.objects == number
@@ -182,9 +212,11 @@ class SceneMaker:
 
     # ---- surfaces and light ---------------------------------------------------------------------------------------
 
-    def _surface(self, rng, height: int, width: int, colour: np.ndarray, light: Lighting) -> np.ndarray:  # noqa: ANN001
+    def _surface(
+        self, rng: np.random.Generator, height: int, width: int, colour: np.ndarray, light: Lighting
+    ) -> np.ndarray:
         """A colour, textured and unevenly lit: height x width x 3 float32."""
-        tone = np.zeros((height, width, 1), np.float32)
+        tone: np.ndarray = np.zeros((height, width, 1), np.float32)
         if rng.random() < 0.8:
             tone = tone + self.bank.crop(rng, height, width)[..., None] * abs(rng.normal(0, 18))
             if rng.random() < 0.3:
@@ -198,7 +230,9 @@ class SceneMaker:
         slope = (y * light.direction[0] + x * light.direction[1]) * light.hardness * rng.uniform(0.2, 1.0)
         return (surface * (1 + 0.6 * slope[..., None])).astype(np.float32)
 
-    def _cast_shadow(self, rng, canvas: Canvas, alpha: np.ndarray, top: int, left: int, light: Lighting) -> None:  # noqa: ANN001
+    def _cast_shadow(
+        self, rng: np.random.Generator, canvas: Canvas, alpha: np.ndarray, top: int, left: int, light: Lighting
+    ) -> None:
         if light.shadow < 0.08 or rng.random() < 0.4:
             return
         size = max(alpha.shape)
@@ -208,7 +242,7 @@ class SceneMaker:
         dy, dx = np.round(-light.direction * reach).astype(int)
         canvas.darken(soft * light.shadow, top - margin + int(dy), left - margin + int(dx))
 
-    def _illuminate(self, rng, canvas: Canvas) -> None:  # noqa: ANN001
+    def _illuminate(self, rng: np.random.Generator, canvas: Canvas) -> None:
         """Light and shade over the whole scene, across all boundaries."""
         height, width = canvas.pixels.shape[:2]
         if rng.random() < 0.6:

@@ -7,6 +7,7 @@ every function returns coverage in [0, 1], float32 SxS.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -52,7 +53,9 @@ def box(rng: np.random.Generator, size: int) -> np.ndarray:
     """Rectangle or trapezium, upright more often than not."""
     taper = rng.uniform(0.4, 1.0) if rng.random() < 0.3 else 1.0
     corners = np.array([(-1, -1), (1, -1), (taper, 1), (-taper, 1)], dtype=float)
-    corners *= np.array([1.0, rng.uniform(0.15, 1.0)]) if rng.random() < 0.5 else np.array([rng.uniform(0.15, 1.0), 1.0])
+    corners *= (
+        np.array([1.0, rng.uniform(0.15, 1.0)]) if rng.random() < 0.5 else np.array([rng.uniform(0.15, 1.0), 1.0])
+    )
     if rng.random() < 0.4:
         corners = _rotate(corners, rng.normal(0, 0.5))
     return _fill(size, corners / np.abs(corners).max())
@@ -98,7 +101,9 @@ def ring(rng: np.random.Generator, size: int) -> np.ndarray:
 def cloud(rng: np.random.Generator, size: int) -> np.ndarray:
     """Where smooth noise is high: irregular natural outlines, with bays and holes."""
     cells = int(rng.integers(3, 9))
-    field = Image.fromarray(rng.normal(size=(cells, cells)).astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC)
+    field = Image.fromarray(rng.normal(size=(cells, cells)).astype(np.float32)).resize(
+        (size, size), Image.Resampling.BICUBIC
+    )
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     height = np.asarray(field) * rng.uniform(0.2, 0.7) + 0.8 - 1.4 * (x**2 + y**2)
     pieces, count = ndimage.label(height > 0)
@@ -159,9 +164,11 @@ def _rotate(points: np.ndarray, angle: float) -> np.ndarray:
 
 
 def _bezier(knots: np.ndarray, t: np.ndarray) -> np.ndarray:
-    while len(knots) > 1:
-        knots = [a + (b - a) * t for a, b in zip(knots[:-1], knots[1:], strict=True)]
-    return knots[0]
+    """Points of the curve by de Casteljau's construction."""
+    points = list(knots)
+    while len(points) > 1:
+        points = [a + (b - a) * t for a, b in pairwise(points)]
+    return points[0]
 
 
 def _fill(size: int, points: np.ndarray) -> np.ndarray:

@@ -54,13 +54,16 @@ def _fractal(rng: np.random.Generator) -> np.ndarray:
     """Sum of octaves: the 1/f statistics of natural surfaces."""
     roughness = rng.uniform(0.4, 0.9)
     first = int(rng.integers(2, 5))
-    return sum(roughness**k * smooth_noise(rng, SIDE, SIDE, first * 2**k) for k in range(7))
+    octaves = [roughness**k * smooth_noise(rng, SIDE, SIDE, first * 2**k) for k in range(7)]
+    return np.sum(octaves, axis=0)
 
 
 def _grain(rng: np.random.Generator) -> np.ndarray:
     """Noise at one scale, often drawn out in one direction: fabric, grass, brushed metal."""
     sigma = rng.uniform(0.5, 4.0)
-    return ndimage.gaussian_filter(rng.standard_normal((SIDE, SIDE), dtype=np.float32), (sigma, sigma * rng.uniform(0.3, 4)))
+    return ndimage.gaussian_filter(
+        rng.standard_normal((SIDE, SIDE), dtype=np.float32), (sigma, sigma * rng.uniform(0.3, 4))
+    )
 
 
 def _stripes(rng: np.random.Generator) -> np.ndarray:

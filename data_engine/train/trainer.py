@@ -38,7 +38,9 @@ class Progress:
 class Trainer:
     """Trains a Sam in place. `average` is the exponential moving average of its weights: what to ship."""
 
-    def __init__(self, model: Sam, config: TrainConfig, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, model: Sam, config: TrainConfig, folder: Path, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.model = model
         self.config = config
         self.folder = folder
