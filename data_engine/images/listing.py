@@ -49,7 +49,7 @@ def find_files(uri: str, settings: InputSettings) -> Found:
     filesystem(uri)  # refuses what is not supported, also where it looks like a path
     if is_local(uri):
         uri = str(local_path(uri)) + ("/" if uri.endswith("/") else "")
-        if existing_path(Path(uri)).exists():  # a name with brackets or braces in it
+        if _exists(uri):  # a name with brackets or braces in it
             root = uri.rstrip("/") + "/" if Path(uri).is_dir() else uri[: uri.rfind("/") + 1]
             files: Iterable[_Entry] = _local_files([uri], settings)
         else:
@@ -60,6 +60,8 @@ def find_files(uri: str, settings: InputSettings) -> Found:
     by_uri: dict[str, FoundFile] = {}
     for path, size, etag in files:
         name = path[len(root) :] if path.startswith(root) else path.rsplit("/", 1)[-1]
+        if scheme_of(uri) in ("http", "https"):
+            name = name.partition("?")[0]  # the query may be a signature
         if any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")):
             found.skipped[HIDDEN] += 1
             continue
@@ -75,15 +77,22 @@ def _local_matches(uri: str) -> list[str]:
     matches: list[str] = []
     missing: list[str] = []
     for pattern in expand_braces(uri):
-        if has_pattern(pattern) and not Path(pattern).exists():
+        if has_pattern(pattern) and not _exists(pattern):
             fs, path = input_filesystem(pattern, InputSettings())
             matches += fs.glob(path)
-        elif existing_path(Path(pattern)).exists():
+        elif _exists(pattern):
             matches.append(pattern)
         else:
             missing.append(pattern)
     _refuse_missing(uri, missing)
     return matches
+
+
+def _exists(path: str) -> bool:
+    try:
+        return existing_path(Path(path)).exists()
+    except (OSError, ValueError):  # too long, a NUL in it
+        return False
 
 
 def _local_files(paths: Iterable[str], settings: InputSettings) -> Iterator[_Entry]:

@@ -131,7 +131,7 @@ def read_parquet(shard: Shard, settings: InputSettings, start: int = 0) -> Itera
                 in_file = f"{shard.prefix}/{first_row + row}"
                 image_id = ids.claim(in_file if name is None else name)
                 if index >= start:
-                    yield EncodedImage(index, image_id, f"{shard.uri}#{first_row + row}", data, error)
+                    yield EncodedImage(index, image_id, f"{redact(shard.uri)}#{first_row + row}", data, error)
                 index += 1
 
 

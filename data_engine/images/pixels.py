@@ -53,19 +53,33 @@ def _scaled(values: np.ndarray) -> np.ndarray:
     Integers of 0..255 and 0..65535 are taken for 8 and 16 bits, floats of 0..1 for fractions and of 0..255 for 8 bits;
     anything else is stretched from its lowest to its highest value. NaN is black.
     """
-    fractions = values.dtype.kind == "f"
-    values = values.astype(np.float64)
-    finite = values[np.isfinite(values)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    if low >= 0 and fractions and high <= 1:
+    low, high = _range(values)
+    shift = 0
+    if values.dtype.kind == "f" and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
     elif low >= 0 and high <= 255:
         low, high = 0.0, 255.0
-    elif low >= 0 and high <= 65535 and not fractions:
-        return (values.astype(np.int64) >> 8).astype(np.uint8)
-    with np.errstate(invalid="ignore"):
-        stretched = (values - low) * (255.0 / (high - low)) if high > low else np.zeros_like(values)
-    return np.nan_to_num(np.clip(stretched, 0, 255), nan=0.0).round().astype(np.uint8)
+    elif low >= 0 and high <= 65535 and values.dtype.kind != "f":
+        shift = 8
+    scale = 255.0 / (high - low) if high > low else 0.0
+    shown = np.empty(values.shape, np.uint8)
+    for row, line in enumerate(values):  # by lines, for such images are large enough already
+        if shift:
+            shown[row] = line >> shift
+        else:
+            bounded = np.clip(np.nan_to_num(line.astype(np.float64), nan=low, posinf=high, neginf=low), low, high)
+            shown[row] = np.round((bounded - low) * scale)
+    return shown
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    """Lowest and highest finite value; (0, 0) if there is none."""
+    if values.dtype.kind != "f":
+        return float(values.min()), float(values.max())
+    finite = np.isfinite(values)
+    if not finite.any():
+        return 0.0, 0.0
+    return float(values.min(where=finite, initial=np.inf)), float(values.max(where=finite, initial=-np.inf))
 
 
 def _three_channels(gray: np.ndarray) -> np.ndarray:

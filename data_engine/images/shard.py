@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_engine.errors import DataEngineError, SourceError
+from data_engine.storage import redact
 
 ShardKind = Literal["files", "tar", "parquet"]
 DamageReason = Literal["truncated_tar", "corrupt_tar", "changed"]
@@ -113,7 +114,7 @@ def refuse_if_changed(shard: Shard, size: int | None, etag: str | None) -> None:
     for what, then, now in compared:
         if then is not None and now is not None and then != now:
             raise ShardDamaged(
-                f"{shard.uri} has changed since it was listed: its {what} was {then}, is {now}", "changed"
+                f"{redact(shard.uri)} has changed since it was listed: its {what} was {then}, is {now}", "changed"
             )
 
 
@@ -149,6 +150,6 @@ def valid_text(name: str) -> str:
 
 def existing_path(path: Path) -> Path:
     """`path`, or where there is no such file the one whose name is not UTF-8 and which `valid_text` gave this name."""
-    if path.exists() or "\\x" not in str(path):
+    if "\\x" not in str(path) or path.exists():
         return path
     return Path(re.sub(r"\\x([89a-f][0-9a-f])", lambda match: chr(0xDC00 + int(match[1], 16)), str(path)))

@@ -66,7 +66,8 @@ def list_shards(uri: str, settings: InputSettings) -> Listing:
         shards = _manifest_shards(found, settings)
     elif kind == "tar":
         tars = _take(found, lambda file: _ends(file, _TARS) or len(found.files) == 1, "not a tar")
-        shards = [_tar_shard(file) for file in tars]
+        ids = UniqueIds()
+        shards = [_tar_shard(file, ids.claim(file.name)) for file in tars]
     else:
         files = _take(found, lambda file: _ends(file, (".parquet",)) or len(found.files) == 1, "not Parquet")
         shards = _parquet_shards(files, settings)
@@ -228,10 +229,8 @@ def _manifest_shards(found: Found, settings: InputSettings) -> list[Shard]:
     return shards
 
 
-def _tar_shard(file: FoundFile) -> Shard:
-    return Shard(
-        id=shard_id("tar", file.uri), kind="tar", uri=file.uri, prefix=file.name, size=file.size, etag=file.etag
-    )
+def _tar_shard(file: FoundFile, prefix: str) -> Shard:
+    return Shard(id=shard_id("tar", file.uri), kind="tar", uri=file.uri, prefix=prefix, size=file.size, etag=file.etag)
 
 
 def _parquet_shards(files: list[FoundFile], settings: InputSettings) -> list[Shard]:

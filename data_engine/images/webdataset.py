@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import posixpath
+import re
 import tarfile
 import zlib
 from collections.abc import Collection, Iterator
@@ -28,10 +29,12 @@ from data_engine.images.shard import (
     valid_text,
 )
 from data_engine.images.stream import InputFile
+from data_engine.storage import redact
 
 _BLOCK = 512
 _MAX_EXTENDED_HEADER = 1 << 20  # bytes of long names and PAX records before one member
 _EXTENDED = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_PAX_SIZE = re.compile(r"[0-9]{1,18}")
 _WITHOUT_DATA = (
     tarfile.LNKTYPE,
     tarfile.SYMTYPE,
@@ -67,7 +70,9 @@ def read_tar(
             if index >= start:
                 error = _refused(member, settings)
                 data = tar.data(member) if error is None else None
-                yield EncodedImage(index, image_id, f"{shard.uri}#{name}", data, error, None if zipped else member.next)
+                yield EncodedImage(
+                    index, image_id, f"{redact(shard.uri)}#{name}", data, error, None if zipped else member.next
+                )
             index += 1
 
 
@@ -142,6 +147,8 @@ class _Tar:
         extended = 0
         while True:
             info, at = self._header(header if not extended else None)
+            if info is None and extended:
+                raise self._damage("corrupt_tar", header, "a long name or PAX header without its member")
             if info is None:
                 return None, None
             if info.type == tarfile.XGLTYPE:
@@ -167,7 +174,7 @@ class _Tar:
     ) -> tuple[_Member | None, int]:
         size = info.size
         if "size" in records:
-            size = int(records["size"]) if records["size"].isascii() and records["size"].isdigit() else -1
+            size = int(records["size"]) if _PAX_SIZE.fullmatch(records["size"]) else -1
         if size < 0:
             raise self._damage("corrupt_tar", header, "a member of negative size")
         sparse = info.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse.") for key in records)
@@ -221,7 +228,10 @@ class _Tar:
 
     def _skip_sparse_map(self, header: int) -> None:
         more = self._sparse_map_goes_on
+        begin = self._position
         while more:
+            if self._position - begin > _MAX_EXTENDED_HEADER:
+                raise self._damage("corrupt_tar", header, "a sparse map without an end")
             block = self._read(_BLOCK)
             if len(block) < _BLOCK:
                 raise self._damage("truncated_tar", header, "it ends inside a header")
@@ -230,15 +240,18 @@ class _Tar:
     def _pax_records(self, text: bytes, at: int) -> dict[str, str]:
         """ "27 path=some/long/name.jpg\\n" and so on -> {"path": "some/long/name.jpg"}."""
         records = {}
-        while text.strip(b"\0"):
-            length, space, _ = text.partition(b" ")
-            count = int(length) if space and length.isdigit() and len(length) < 8 else 0
-            record = text[len(length) + 1 : count]
-            key, equals, value = record.partition(b"=")
-            if count > len(text) or not equals or not record.endswith(b"\n"):
+        text = text.rstrip(b"\0")
+        begin = 0
+        while begin < len(text):
+            space = text.find(b" ", begin, begin + 8)
+            length = text[begin:space] if space > 0 else b""
+            end = begin + int(length) if length.isdigit() else 0
+            equals = text.find(b"=", space, end)
+            if not begin < end <= len(text) or equals <= space + 1 or text[end - 1 : end] != b"\n":
                 raise self._damage("corrupt_tar", at, "a damaged PAX header")
-            records[key.decode("utf-8", "surrogateescape")] = value[:-1].decode("utf-8", "surrogateescape")
-            text = text[count:]
+            key, value = text[space + 1 : equals], text[equals + 1 : end - 1]
+            records[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
+            begin = end
         return records
 
     def _read(self, size: int) -> bytes:
@@ -263,7 +276,9 @@ class _Tar:
     def _damage(self, reason: DamageReason, offset: int, what: str) -> ShardDamaged:
         offset = offset if self._size is None else min(offset, self._size)
         after = f", after {self.last_key}" if self.last_key else ""
-        return ShardDamaged(f"{self._shard.uri}: {what} (byte {offset:,}{after})", reason, offset, self.last_key)
+        return ShardDamaged(
+            f"{redact(self._shard.uri)}: {what} (byte {offset:,}{after})", reason, offset, self.last_key
+        )
 
 
 def _padded(position: int) -> int:

@@ -198,6 +198,19 @@ def test_tar(server: Server, mode: str) -> None:
         assert server.sent < 1 << 20
 
 
+def test_signed_urls(server: Server) -> None:
+    """The signature is sent, and is found in nothing that reaches a dataset or a terminal."""
+    signed = "a.tar?X-Amz-Expires=60&X-Amz-Signature=planted%2F"
+    server.files = {signed: tar([("x.jpg", b"1")])[:-9000]}
+    (shard,) = list_shards(url(server, f"ok/{signed}"), ALLOWED).shards
+    reading = read_shard(shard, ALLOWED)
+    image = next(reading)
+    assert image.image_id == "a.tar/x.jpg"
+    with pytest.raises(ShardDamaged) as caught:
+        next(reading)
+    assert "planted" not in f"{image} {shard.prefix} {caught.value}"
+
+
 def test_a_tar_that_changes(server: Server) -> None:
     server.files = {"a.tar": TAR}
     (shard,) = list_shards(url(server, "ok/a.tar"), ALLOWED).shards

@@ -5,6 +5,7 @@ import io
 import pickle
 import resource
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,8 @@ def test_every_damaged_header_is_noticed(tmp_path: Path) -> None:
         (header(b"x", b"%011o\0" % 20, b"x") + b"99 path=a\n".ljust(512, b"\0") + bytes(2048), "corrupt_tar"),
         (header(b"x", b"%011o\0" % 20, b"x") + b"no records at all".ljust(512, b"\0") + bytes(2048), "corrupt_tar"),
         (header(b"x", b"%011o\0" % 9, b"x") + b"9 size=-1\n".ljust(512, b"\0") + bytes(2048), "corrupt_tar"),
+        (header(b"x", b"%011o\0" % 9, b"x") + b"9 =value\n".ljust(512, b"\0") + bytes(2048), "corrupt_tar"),
+        (header(b"x", b"%011o\0" % 5013, b"x") + b"5013 size=" + b"9" * 5002 + b"\n" + bytes(4000), "corrupt_tar"),
         (header(b"x", b"%011o\0" % 600, b"x") + bytes(512), "truncated_tar"),
     ],
 )
@@ -83,6 +86,16 @@ def test_what_is_no_whole_tar(tmp_path: Path, data: bytes, reason: str) -> None:
     assert damage is not None
     assert damage.reason == reason
     assert isinstance(damage, SourceError)
+
+
+def test_a_header_of_a_million_bytes_is_read_at_once(tmp_path: Path) -> None:
+    records = b"6 a=b\n" * 170_000
+    size = len(records)
+    data = header(b"x", b"%011o\0" % size, b"x") + records + bytes(-size % 512) + tar([("a.jpg", b"1")])
+    begun = time.perf_counter()
+    images, damage = read(write(tmp_path, data))
+    assert time.perf_counter() - begun < 5
+    assert (names_and_data(images), damage) == ([("a.tar/a.jpg", b"1")], None)
 
 
 def test_many_long_names_in_a_row_are_refused(tmp_path: Path) -> None:

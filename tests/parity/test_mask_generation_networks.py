@@ -83,21 +83,26 @@ def test_random_network_finds_nothing() -> None:
     assert both(random_networks(0), photograph("coffee", 200), pred_iou_thresh=5.0, points_per_side=4) == ([], [])
 
 
-@pytest.mark.parametrize(("name", "long_side"), [("truck", 400), ("motorcycle", 300), ("chelsea", 48)])
+def median_score(segmenter: SamSegmenter, image: np.ndarray) -> float:
+    """A threshold that half of the masks pass, whatever the weights' confidence; rounded, so that none lies on it."""
+    everything = {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0}
+    (masks,) = MaskGenerator(segmenter, points_per_side=6, **everything).generate_batch([image])
+    return round(float(np.median(masks.predicted_iou)), 3) + 0.0005
+
+
+@pytest.mark.parametrize(("name", "long_side"), [("truck", 300), ("motorcycle", 240), ("chelsea", 48)])
 def test_starter_model(name: str, long_side: int) -> None:
     image = photograph(name, long_side)
+    lenient = {"pred_iou_thresh": median_score(starter()[1], image), "stability_score_thresh": 0.5}
     total = 0
     for settings in CASES:
-        masks, _ = assert_same_records(
-            *both(starter(), image, pred_iou_thresh=0.5, stability_score_thresh=0.7, **settings), score_tolerance=SCORE
-        )
+        masks, _ = assert_same_records(*both(starter(), image, **lenient, **settings), score_tolerance=SCORE)
         total += masks
     assert total > 20
 
 
 def test_starter_model_with_defaults() -> None:
-    for name in ("coffee", "groceries"):
-        assert_same_records(*both(starter(), photograph(name, 320)), score_tolerance=SCORE)
+    assert_same_records(*both(starter(), photograph("groceries", 320)), score_tolerance=SCORE)
 
 
 @pytest.mark.slow
