@@ -28,7 +28,8 @@ def iou(a: list[int], b: list[int]) -> float:
 
 SPANS = st.tuples(st.integers(0, 12), st.integers(0, 12)).map(sorted)
 BOXES = st.lists(st.tuples(SPANS, SPANS).map(lambda xy: [xy[0][0], xy[1][0], xy[0][1], xy[1][1]]), max_size=30)
-THRESHOLDS = st.sampled_from([0.0, 0.11, 0.3, 0.57, 0.72, 0.95, 1.0])
+# No IoU of such small boxes is one of these fractions, so that rounding to float32 decides nothing.
+THRESHOLDS = st.sampled_from([0.0, 0.113, 0.307, 0.571, 0.7213, 0.9507, 1.0])
 
 
 @given(BOXES, THRESHOLDS, st.randoms(use_true_random=False))
