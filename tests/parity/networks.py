@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
-from parity.reference import modeling
+from parity.reference import modeling, reference_sam
 from torch import Tensor, nn
 
 from data_engine.sam.model import Sam, SamArchitecture
@@ -24,40 +23,6 @@ SMALL = SamArchitecture(
     decoder_mlp_dim=128,
     iou_hidden_dim=64,
 )
-
-
-def reference_sam(a: SamArchitecture) -> modeling.Sam:
-    """segment-anything's own classes put together in any size, weights as torch draws them."""
-    return modeling.Sam(
-        modeling.ImageEncoderViT(
-            img_size=a.image_size,
-            patch_size=a.patch_size,
-            embed_dim=a.embed_dim,
-            depth=a.depth,
-            num_heads=a.num_heads,
-            mlp_ratio=a.mlp_dim / a.embed_dim,
-            out_chans=a.dim,
-            qkv_bias=True,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            use_rel_pos=True,
-            window_size=a.window_size,
-            global_attn_indexes=a.global_blocks,
-        ),
-        modeling.PromptEncoder(a.dim, (a.grid, a.grid), (a.image_size, a.image_size), a.mask_hidden_dim),
-        modeling.MaskDecoder(
-            num_multimask_outputs=a.num_masks - 1,
-            transformer=modeling.TwoWayTransformer(
-                depth=a.decoder_depth,
-                embedding_dim=a.dim,
-                mlp_dim=a.decoder_mlp_dim,
-                num_heads=a.decoder_heads,
-                attention_downsample_rate=a.attention_downsample,
-            ),
-            transformer_dim=a.dim,
-            iou_head_depth=a.iou_depth,
-            iou_head_hidden_dim=a.iou_hidden_dim,
-        ),
-    ).eval()
 
 
 @torch.no_grad()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 from parity import torchvision_standin
 from pycocotools import mask as coco
+from torch import nn
+
+from data_engine.sam.model import SamArchitecture
 
 with torchvision_standin.installed():
     from segment_anything import SamAutomaticMaskGenerator, SamPredictor, modeling, sam_model_registry
@@ -20,10 +24,45 @@ __all__ = [
     "amg",
     "assert_same_records",
     "modeling",
+    "reference_sam",
     "sam_model_registry",
 ]
 
 Records = list[dict[str, Any]]
+
+
+def reference_sam(a: SamArchitecture) -> modeling.Sam:
+    """segment-anything's own classes put together in any size, weights as torch draws them."""
+    return modeling.Sam(
+        modeling.ImageEncoderViT(
+            img_size=a.image_size,
+            patch_size=a.patch_size,
+            embed_dim=a.embed_dim,
+            depth=a.depth,
+            num_heads=a.num_heads,
+            mlp_ratio=a.mlp_dim / a.embed_dim,
+            out_chans=a.dim,
+            qkv_bias=True,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=a.window_size,
+            global_attn_indexes=a.global_blocks,
+        ),
+        modeling.PromptEncoder(a.dim, (a.grid, a.grid), (a.image_size, a.image_size), a.mask_hidden_dim),
+        modeling.MaskDecoder(
+            num_multimask_outputs=a.num_masks - 1,
+            transformer=modeling.TwoWayTransformer(
+                depth=a.decoder_depth,
+                embedding_dim=a.dim,
+                mlp_dim=a.decoder_mlp_dim,
+                num_heads=a.decoder_heads,
+                attention_downsample_rate=a.attention_downsample,
+            ),
+            transformer_dim=a.dim,
+            iou_head_depth=a.iou_depth,
+            iou_head_hidden_dim=a.iou_hidden_dim,
+        ),
+    ).eval()
 
 
 def assert_same_records(ours: Records, theirs: Records, *, score_tolerance: float = 0.0) -> tuple[int, int]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import torch
-from parity.reference import modeling
-from torch import Tensor, nn
+from parity.reference import modeling, reference_sam
+from torch import Tensor
 
 from data_engine.sam.model import Sam, SamArchitecture
 from data_engine.sam.segmenter import SamSegmenter
@@ -28,39 +27,10 @@ SMALL = SamArchitecture(
 )
 
 
-def reference_sam(architecture: SamArchitecture, seed: int = 0) -> modeling.Sam:
+def random_sam(architecture: SamArchitecture, seed: int = 0) -> modeling.Sam:
     """segment-anything's Sam. Everything it starts at zero or one (position tables, norms) is random here too."""
     torch.manual_seed(seed)
-    a = architecture
-    sam = modeling.Sam(
-        modeling.ImageEncoderViT(
-            img_size=a.image_size,
-            patch_size=a.patch_size,
-            embed_dim=a.embed_dim,
-            depth=a.depth,
-            num_heads=a.num_heads,
-            mlp_ratio=a.mlp_dim / a.embed_dim,
-            out_chans=a.dim,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            use_rel_pos=True,
-            window_size=a.window_size,
-            global_attn_indexes=a.global_blocks,
-        ),
-        modeling.PromptEncoder(a.dim, (a.grid, a.grid), (a.image_size, a.image_size), a.mask_hidden_dim),
-        modeling.MaskDecoder(
-            transformer_dim=a.dim,
-            transformer=modeling.TwoWayTransformer(
-                a.decoder_depth,
-                a.dim,
-                a.decoder_heads,
-                a.decoder_mlp_dim,
-                attention_downsample_rate=a.attention_downsample,
-            ),
-            num_multimask_outputs=a.num_masks - 1,
-            iou_head_depth=a.iou_depth,
-            iou_head_hidden_dim=a.iou_hidden_dim,
-        ),
-    )
+    sam = reference_sam(architecture)
     with torch.no_grad():
         for name, parameter in sam.named_parameters():
             if "rel_pos" in name or "pos_embed" in name:
@@ -79,7 +49,7 @@ def our_sam(architecture: SamArchitecture, state: dict[str, Tensor]) -> Sam:
 def both(architecture: SamArchitecture = SMALL, seed: int = 0, **changes: object) -> tuple[Sam, modeling.Sam]:
     """(ours, theirs) with the same weights."""
     architecture = replace(architecture, **changes)
-    theirs = reference_sam(architecture, seed)
+    theirs = random_sam(architecture, seed)
     return our_sam(architecture, theirs.state_dict()), theirs
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity.networks import random_reference, reference_sam, segmenter_of
-from parity.reference import Records, SamAutomaticMaskGenerator, assert_same_records, modeling
+from parity.networks import random_reference, segmenter_of
+from parity.reference import Records, SamAutomaticMaskGenerator, assert_same_records, modeling, reference_sam
 from PIL import Image
 
 from data_engine.masks.generator import MaskGenerator

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from parity import reference
-from parity.small_sam import SMALL, reference_sam
+from parity.small_sam import SMALL, random_sam
 
 from data_engine.sam.predictor import SamPredictor
 from data_engine.sam.segmenter import load_segmenter
@@ -29,7 +29,7 @@ SHAPES = {
 @pytest.fixture(scope="module")
 def predictors(tmp_path_factory):
     """(ours, theirs): ours from the file that theirs was saved to."""
-    theirs = reference_sam(SMALL)
+    theirs = random_sam(SMALL)
     path = tmp_path_factory.mktemp("weights") / "sam.pth"
     torch.save(theirs.state_dict(), path)
     return SamPredictor(load_segmenter(path, "cpu")), reference.SamPredictor(theirs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from parity.small_sam import SMALL, both, reference_sam, small_segmenter
+from parity.small_sam import SMALL, both, random_sam, small_segmenter
 
 from data_engine.errors import UsageError
 from data_engine.sam.predictor import SamPredictor
@@ -135,7 +135,7 @@ def test_prompts_per_chunk_is_at_least_one(segmenter):
 @pytest.fixture(scope="module")
 def checkpoint_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "sam.pth"
-    torch.save(reference_sam(SMALL).state_dict(), path)
+    torch.save(random_sam(SMALL).state_dict(), path)
     return path
 
 

@@ -92,7 +92,7 @@ def test_a_phase_is_that_quarter_of_the_logits(phase):
 
 
 def test_an_exported_run_loads_here_and_in_segment_anything(photographs, tmp_path):
-    from parity.networks import reference_sam
+    from parity.reference import reference_sam
 
     trainer = trainer_in(tmp_path / "run", config_for(photographs))
     feed(trainer, photographs, until=2)
