@@ -15,7 +15,7 @@ from data_engine.train.scene import Scene
 
 TARGETS = 3
 _SAME = 0.9  # regions of two levels with at least this IoU are one target
-_SMALLEST = 24  # pixels of the input frame; a smaller region is not worth a prompt
+_SMALLEST_CELLS = 10  # of the mask: a region of fewer cannot be drawn, and is not worth a prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,14 @@ def sample_prompts(
     `grid_share` of the clicks are points of a regular grid, as automatic mask generation uses; the others come from
     regions chosen uniformly, so that small ones are not forgotten.
     """
+    smallest = _SMALLEST_CELLS * (frame // mask_side) ** 2
     areas = [np.bincount(level.ravel()) for level in scene.levels]
     regions = [
-        (level, number) for level in range(TARGETS) for number in np.flatnonzero(areas[level] >= _SMALLEST) if number
+        (level, number) for level in range(TARGETS) for number in np.flatnonzero(areas[level] >= smallest) if number
     ]
     if not regions:
         return None
-    large_enough = np.any([area[level] >= _SMALLEST for area, level in zip(areas, scene.levels, strict=True)], axis=0)
+    large_enough = np.any([area[level] >= smallest for area, level in zip(areas, scene.levels, strict=True)], axis=0)
     large_enough &= np.any(scene.levels > 0, axis=0)
     height, width = scene.image.shape[:2]
     depth = _depth(scene.levels)
@@ -65,7 +66,7 @@ def sample_prompts(
     for index, (x, y) in enumerate(points):
         masks[index] = scene.levels == scene.levels[:, y, x][:, None, None]
         valid[index] = _distinct(
-            np.array([areas[k][scene.levels[k, y, x]] for k in range(TARGETS)]), scene.levels[:, y, x]
+            np.array([areas[k][scene.levels[k, y, x]] for k in range(TARGETS)]), scene.levels[:, y, x], smallest
         )
     for index in range(clicks, clicks + boxes):
         level, number = regions[rng.integers(len(regions))]
@@ -96,12 +97,12 @@ def shrink(masks: np.ndarray, frame: int, side: int) -> np.ndarray:
     return small
 
 
-def _distinct(areas: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+def _distinct(areas: np.ndarray, numbers: np.ndarray, smallest: int) -> np.ndarray:
     """Which of three nested targets to keep: known, large enough, and not the same mask as a coarser one.
 
     The regions are nested, so the IoU of two is the ratio of their areas.
     """
-    keep = (numbers > 0) & (areas >= _SMALLEST)
+    keep = (numbers > 0) & (areas >= smallest)
     for k in range(1, TARGETS):
         keep[k] &= not any(keep[j] and areas[k] >= _SAME * areas[j] for j in range(k))
     return keep
