@@ -195,7 +195,7 @@ def test_largest_area_is_the_reference_with_such_a_filter(fraction: float, layer
     assert 5 < len(mine) != len(ours(LANDSCAPE, **settings))
 
 
-@pytest.mark.parametrize("area", [300, 3000])
+@pytest.mark.parametrize("area", [40, 300, 3000])
 def test_dropping_small_masks_is_the_reference_with_such_a_filter(area: int) -> None:
     """A mask whose largest piece, holes filled, is below min_mask_region_area goes before the last suppression."""
 
@@ -214,4 +214,6 @@ def test_dropping_small_masks_is_the_reference_with_such_a_filter(area: int) -> 
     mine = ours(LANDSCAPE, drop_small_masks=True, **settings)
     yours = WithoutSmallMasks(planted_reference(), output_mode="coco_rle", **settings).generate(picture(*LANDSCAPE))
     assert_same_records(mine, yours)
-    assert 5 < len(mine) < len(ours(LANDSCAPE, **settings))
+    kept = len(ours(LANDSCAPE, **settings))
+    # At 40 pixels many masks lose an island and none is small as a whole: having a small piece is no reason to go.
+    assert len(mine) == kept if area == 40 else 5 < len(mine) < kept
