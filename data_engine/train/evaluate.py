@@ -41,7 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
     segmenter = load_segmenter(arguments.model)
     assert segmenter.checkpoint is not None
-    result: dict[str, object] = {"model": arguments.model, "sha256": segmenter.checkpoint.sha256}
+    result: dict[str, object] = {"model": Path(arguments.model).name, "sha256": segmenter.checkpoint.sha256}
     if arguments.bsds:
         result["bsds500_val"] = measure(SamPredictor(segmenter), bsds(arguments.bsds))
     if arguments.coco:

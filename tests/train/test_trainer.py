@@ -6,12 +6,16 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from parity.reference import SamPredictor as ReferencePredictor
+from parity.reference import reference_sam
 from train.tiny_training import ARCHITECTURE, config_for, stream_for, write_photographs
 
 from data_engine.errors import CheckpointError, ConfigError
 from data_engine.sam.checkpoints import load_checkpoint
+from data_engine.sam.predictor import SamPredictor
 from data_engine.sam.segmenter import load_segmenter
 from data_engine.train.__main__ import new_model
 from data_engine.train.config import TrainConfig, load_config
@@ -92,8 +96,6 @@ def test_a_phase_is_that_quarter_of_the_logits(phase):
 
 
 def test_an_exported_run_loads_here_and_in_segment_anything(photographs, tmp_path):
-    from parity.reference import reference_sam
-
     trainer = trainer_in(tmp_path / "run", config_for(photographs))
     feed(trainer, photographs, until=2)
     path = export(tmp_path / "run", tmp_path / "out" / "starter")
@@ -104,7 +106,16 @@ def test_an_exported_run_loads_here_and_in_segment_anything(photographs, tmp_pat
     assert facts["size"] == path.stat().st_size
     for name, tensor in segmenter.model.state_dict().items():
         torch.testing.assert_close(tensor, trainer.average.state_dict()[name], rtol=1e-3, atol=1e-3)
-    reference_sam(checkpoint.architecture).load_state_dict(checkpoint.state, strict=True)
+    reference = reference_sam(checkpoint.architecture)
+    reference.load_state_dict(checkpoint.state, strict=True)
+    size = checkpoint.architecture.image_size
+    image = np.random.default_rng(0).integers(0, 256, (size, size - 10, 3), np.uint8)
+    click, label = np.array([[20.0, 30.0]]), np.ones(1)
+    ours, theirs = SamPredictor(segmenter), ReferencePredictor(reference)
+    for predictor in (ours, theirs):
+        predictor.set_image(image)
+    for mine, yours in zip(ours.predict(click, label), theirs.predict(click, label), strict=True):  # also the logits
+        np.testing.assert_allclose(mine, yours, rtol=1e-4, atol=1e-4)
 
 
 def test_a_run_without_a_checkpoint_cannot_be_exported(tmp_path):
@@ -119,7 +130,13 @@ def test_the_shipped_recipe_loads():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("steps: many\n", "steps"), ("step: 3\n", "step"), ("a: [\n", "is not YAML")],
+    [
+        ("steps: many\n", r"mine\.yaml: .*steps: Input should be a valid integer"),
+        ("step: 3\n", r"\bstep: Unexpected"),
+        ("data: {photographs: here, click: 3}\n", r"data\.click: Unexpected"),
+        ("{}\n", "architecture: Field required"),
+        ("a: [\n", "is not YAML"),
+    ],
 )
 def test_a_wrong_recipe_is_explained(tmp_path, text, message):
     (tmp_path / "mine.yaml").write_text(text)

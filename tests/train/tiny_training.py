@@ -1,4 +1,4 @@
-"""A training that takes seconds: a tiny SAM on four procedural photographs."""
+"""A training that takes seconds: a tiny SAM on two photographs of coloured blocks."""
 
 from __future__ import annotations
 
