@@ -40,9 +40,7 @@ class ModelSettings(_Section):
 class OutputSettings(_Section):
     """How the dataset is cut into commits."""
 
-    images_per_commit: int = Field(
-        1000, ge=1, le=1_000_000, description="images a commit"
-    )
+    images_per_commit: int = Field(1000, ge=1, le=1_000_000, description="images a commit")
 
 
 class RunSettings(_Section):
