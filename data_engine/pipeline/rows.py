@@ -67,7 +67,7 @@ def image_row(
     image: DecodedImage, shard: str, masks: ImageMasks | None, failure: Failure | None, generate_s: float | None
 ) -> dict[str, Any]:
     """A row of the images table. A failed image has no masks, and its message no secrets and no end of lines."""
-    counts = masks.filtered.as_dict() if masks else {}
+    counts = masks.filtered.as_dict() if masks is not None else {}
     return {
         "image_id": image.image_id,
         "uri": image.uri,
@@ -76,7 +76,7 @@ def image_row(
         "phash": image.phash,
         "width": image.width,
         "height": image.height,
-        "n_masks": len(masks) if masks else 0,
+        "n_masks": len(masks) if masks is not None else 0,
         "n_candidates": counts.get("candidates", 0),
         "n_rejected_iou": counts.get("rejected_iou", 0),
         "n_rejected_stability": counts.get("rejected_stability", 0),

@@ -128,6 +128,17 @@ def test_an_interrupted_job_goes_on_to_equal_rows(tiny_model, tmp_path, source, 
     assert_whole(tmp_path / "out")
 
 
+def test_images_without_masks_are_good_rows_that_say_what_was_rejected(tiny_model, tmp_path):
+    photos = write_photos(tmp_path / "photos", 2)
+    report = generate(str(photos), str(tmp_path / "out"), config_for(tiny_model, "masks.pred_iou_thresh=99"))
+    assert report.exit_code == 0
+    images, masks = rows(tmp_path / "out")
+    assert masks == []
+    assert [(row["n_candidates"], row["n_rejected_iou"]) for row in images] == [(48, 48)] * 2
+    assert_whole(tmp_path / "out")
+    assert [len(image) for image in MaskDataset(tmp_path / "out")] == [0, 0]
+
+
 def test_a_finished_job_is_left_alone(tiny_model, tmp_path):
     photos = write_photos(tmp_path / "photos", 3)
     generate(str(photos), str(tmp_path / "out"), config_for(tiny_model))
