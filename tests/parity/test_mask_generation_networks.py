@@ -93,10 +93,14 @@ def median_score(segmenter: SamSegmenter, image: np.ndarray) -> float:
 @pytest.mark.parametrize(("name", "long_side"), [("truck", 300), ("motorcycle", 240), ("chelsea", 48)])
 def test_starter_model(name: str, long_side: int) -> None:
     image = photograph(name, long_side)
-    lenient = {"pred_iou_thresh": median_score(starter()[1], image), "stability_score_thresh": 0.5}
+    # The starter's logits are small, so that hardly a mask is stable at the default offset.
+    stability = {"stability_score_thresh": 0.2, "stability_score_offset": 0.25}
+    lenient = {"pred_iou_thresh": median_score(starter()[1], image), **stability}
+    # And so flat that the rounding of float32 sums decides a pixel at the threshold in one of about 200 masks.
+    tolerance = {"score_tolerance": SCORE, "unequal_share": 0.03}
     total = 0
     for settings in CASES:
-        masks, _ = assert_same_records(*both(starter(), image, **lenient, **settings), score_tolerance=SCORE)
+        masks, _ = assert_same_records(*both(starter(), image, **lenient, **settings), **tolerance)
         total += masks
     assert total > 20
 
