@@ -1,4 +1,4 @@
-"""What every room's tests share: a real S3 server."""
+"""What every room's tests share: one thread a model, a real S3 server."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+
+# Before torch is imported, and for child processes too: models this small are faster on one thread, and many times so
+# on a busy machine, where threads that wait for each other wait for the scheduler.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Credentials of the test server. They must not reach any file, log or message: tests look for the secret.
 SECRET = "planted-secret-key"

@@ -36,6 +36,7 @@ def commits(output: Path) -> int:
     return len(list((output / "_commits").glob("*.json"))) if (output / "_commits").is_dir() else 0
 
 
+@pytest.mark.timeout(900)
 def test_twenty_kills_and_the_same_rows(job, tmp_path):
     tar, generate_command, overrides = job
     output = tmp_path / "out"
