@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 Records = list[dict[str, Any]]
+_UNDECIDED_PIXELS = 3
 
 
 def reference_sam(a: SamArchitecture) -> modeling.Sam:
@@ -66,25 +67,28 @@ def reference_sam(a: SamArchitecture) -> modeling.Sam:
 
 
 def assert_same_records(
-    ours: Records, theirs: Records, *, score_tolerance: float = 0.0, unequal_share: float = 0.001
+    ours: Records, theirs: Records, *, score_tolerance: float = 0.0, undecided_share: float = 0.001
 ) -> tuple[int, int]:
-    """Same masks in the same order: boxes, points and crops equal, scores within the tolerance, runs equal or, where
-    a logit lies on the threshold to the last bit, within 3 pixels. Returns (masks, masks with equal runs)."""
+    """Same masks in the same order: boxes, points and crops equal, scores within the tolerance, runs equal. Excepted is
+    a share of masks of which up to 3 pixels lie on a threshold to the last bit, so that the rounding of sums decides
+    them; a stability score is a ratio of counts of such pixels. Returns (masks, masks with equal runs)."""
     assert len(ours) == len(theirs)
-    equal = 0
+    undecided = equal = 0
     for mine, yours in zip(ours, theirs, strict=True):
         assert mine.keys() == yours.keys()
         assert mine["point_coords"] == yours["point_coords"]
         assert mine["crop_box"] == yours["crop_box"]
         assert abs(mine["predicted_iou"] - yours["predicted_iou"]) <= score_tolerance
-        np.testing.assert_allclose(mine["stability_score"], yours["stability_score"], rtol=0, atol=score_tolerance)
-        if mine["segmentation"] == yours["segmentation"]:
-            equal += 1
+        same_runs = mine["segmentation"] == yours["segmentation"]
+        stability = abs(mine["stability_score"] - yours["stability_score"])
+        equal += same_runs
+        if same_runs:
             assert mine["bbox"] == yours["bbox"]
             assert mine["area"] == yours["area"]
-        else:
-            pixels = coco.decode(mine["segmentation"]) != coco.decode(yours["segmentation"])
-            assert 0 < pixels.sum() <= 3
-            assert np.abs(np.subtract(mine["bbox"], yours["bbox"])).max() <= 3
-    assert len(ours) - equal <= len(ours) * unequal_share
+        if not same_runs or stability > score_tolerance:
+            undecided += 1
+            assert stability <= _UNDECIDED_PIXELS / max(1, mine["area"])
+            assert (coco.decode(mine["segmentation"]) != coco.decode(yours["segmentation"])).sum() <= _UNDECIDED_PIXELS
+            assert np.abs(np.subtract(mine["bbox"], yours["bbox"])).max() <= _UNDECIDED_PIXELS
+    assert undecided <= len(ours) * undecided_share
     return len(ours), equal

@@ -96,13 +96,15 @@ def test_starter_model(name: str, long_side: int) -> None:
     # The starter's logits are small, so that hardly a mask is stable at the default offset.
     stability = {"stability_score_thresh": 0.2, "stability_score_offset": 0.25}
     lenient = {"pred_iou_thresh": median_score(starter()[1], image), **stability}
-    # And so flat that the rounding of float32 sums decides a pixel at the threshold in one of about 200 masks.
-    tolerance = {"score_tolerance": SCORE, "unequal_share": 0.03}
-    total = 0
+    # And so flat that the rounding of float32 sums decides a pixel at one of the three thresholds in one of a hundred
+    # masks; which ones depends on the processor.
+    mine, yours = [], []
     for settings in CASES:
-        masks, _ = assert_same_records(*both(starter(), image, **lenient, **settings), **tolerance)
-        total += masks
-    assert total > 20
+        for records, each in zip((mine, yours), both(starter(), image, **lenient, **settings), strict=True):
+            records += each
+    masks, equal = assert_same_records(mine, yours, score_tolerance=SCORE, undecided_share=0.05)
+    assert masks > 20
+    assert equal > 0.95 * masks
 
 
 def test_starter_model_with_defaults() -> None:
