@@ -45,6 +45,14 @@ class ShardFailed:
     shard: str
     uri: str
     message: str
+    permanent: bool = False  # trying again would not help
 
 
-Event = ImageStarted | ImageDone | SliceCommitted | SliceLost | ShardFailed
+@dataclass(frozen=True, slots=True)
+class ShardDone:
+    """The shard's last slice is committed, by whomever."""
+
+    shard: str
+
+
+Event = ImageStarted | ImageDone | SliceCommitted | SliceLost | ShardFailed | ShardDone
