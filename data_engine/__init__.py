@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from data_engine.masks.generator import MaskGenerator as MaskGenerator
     from data_engine.masks.image_masks import ImageMasks as ImageMasks
     from data_engine.masks.settings import MaskSettings as MaskSettings
-    from data_engine.pipeline.local import generate as generate
+    from data_engine.pipeline.job import generate as generate
     from data_engine.sam.predictor import SamPredictor as SamPredictor
     from data_engine.sam.segmenter import load_segmenter as load_segmenter
 
@@ -35,7 +35,7 @@ _HOMES = {
     "MaskSettings": "masks.settings",
     "SamPredictor": "sam.predictor",
     "audit": "dataset.audit",
-    "generate": "pipeline.local",
+    "generate": "pipeline.job",
     "load_config": "config",
     "load_segmenter": "sam.segmenter",
 }

@@ -32,6 +32,7 @@ OutputArgument = Annotated[str, typer.Argument(metavar="OUTPUT", help="The datas
 
 class Engine(str, Enum):
     local = "local"
+    ray = "ray"
 
 
 class ExportFormat(str, Enum):
@@ -80,7 +81,7 @@ def generate(
     Exit codes: 0 every image is masked, 3 finished but images failed, 1 the job failed, 2 wrong usage, 130 stopped.
     """
     from data_engine.config import load_config
-    from data_engine.pipeline.local import generate as run_job
+    from data_engine.pipeline.job import generate as run_job
     from data_engine.pipeline.progress import Progress
 
     overrides = [f"model.name={json.dumps(model)}"] if model else []

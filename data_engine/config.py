@@ -28,6 +28,10 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+def _as_section(value: Any) -> Any:
+    return {} if value is None else value  # an empty section in YAML
+
+
 class ModelSettings(_Section):
     """Which weights, in which precision."""
 
@@ -43,10 +47,32 @@ class OutputSettings(_Section):
     images_per_commit: int = Field(1000, ge=1, le=1_000_000, description="images a commit")
 
 
+class RaySettings(_Section):
+    """How to use a Ray cluster."""
+
+    address: str | None = Field(
+        None, description="of the cluster; default: RAY_ADDRESS, the cluster this runs in, or a new one on this machine"
+    )
+    workers: int | None = Field(
+        None, ge=1, description="asked for at once, so that an autoscaler sees it; default: what fits, growing with it"
+    )
+    gpus_per_worker: float | None = Field(
+        None, ge=0, description="default: 1 where the cluster has GPUs, else 0; fractions for small models"
+    )
+    cpus_per_worker: float | None = Field(None, gt=0, description="default: run.decode_threads with a GPU, else 1")
+    max_in_flight: int = Field(2, ge=1, le=16, description="shards a worker holds, so that the next is fetched ahead")
+    image_timeout: float = Field(1800, gt=0, description="seconds without a sign of life until a worker is killed")
+    start_timeout: float = Field(1800, gt=0, description="seconds a worker may take to load the model")
+    shard_retries: int = Field(3, ge=0, description="further tries of a shard that cannot be read")
+    image_deaths: int = Field(2, ge=1, description="workers an image may kill before it becomes a failed row")
+    speculate: bool = Field(True, description="run stragglers a second time when workers have nothing else to do")
+
+
 class RunSettings(_Section):
     """How to run here. Never changes the result."""
 
-    engine: Literal["local"] = "local"
+    engine: Literal["local", "ray"] = "local"
+    ray: Annotated[RaySettings, BeforeValidator(_as_section)] = RaySettings()
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     decode_threads: int = Field(default_factory=lambda: min(4, os.cpu_count() or 1), ge=1, le=256)
     prefetch_images: int = Field(8, ge=1, description="decoded images kept ready for the model")
@@ -57,10 +83,6 @@ class RunSettings(_Section):
         600, gt=0, description="commit a slice that is not full when it is so old: bounds what a crash can cost"
     )
     give_up_after: int = Field(20, ge=1, description="stop when the model has failed on so many images and on no other")
-
-
-def _as_section(value: Any) -> Any:
-    return {} if value is None else value  # an empty section in YAML
 
 
 class JobConfig(_Section):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.filesize import decimal
 from rich.live import Live
 from rich.markup import escape
@@ -19,10 +20,42 @@ from data_engine.pipeline.events import Event, ImageDone, ShardFailed, SliceComm
 from data_engine.pipeline.plan import JobPlan
 
 if TYPE_CHECKING:
-    from data_engine.pipeline.local import JobReport
+    from data_engine.pipeline.job import JobReport
 
 _LINE_EVERY_S = 10.0
 _EXAMPLES = 3
+_WORKERS_SHOWN = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterState:
+    """What the driver of a cluster knows at a moment."""
+
+    shards: Mapping[str, int]  # by state: pending, running, done, failed
+    workers: Mapping[str, int]  # by state: starting, busy, idle, excluded
+    retries: Mapping[str, int]  # by cause
+    running: Sequence[tuple[str, str, str | None, int]]  # worker, node, its shard, images done of it
+
+    def parts(self) -> list[str]:
+        """For the line of progress: shards, workers, and what went wrong, if anything did."""
+        total = sum(self.shards.values())
+        parts = [f"{self.shards['done']:,}/{total:,} shards"]
+        parts.append(", ".join(f"{count} {state}" for state, count in self.workers.items() if count) + " workers")
+        if self.shards["failed"]:
+            parts.append(f"{self.shards['failed']:,} shards failed")
+        if self.retries:
+            parts.append("retries: " + ", ".join(f"{cause} {count}" for cause, count in self.retries.items()))
+        return parts
+
+    def table(self) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for column in ("worker", "node", "shard", "images done"):
+            table.add_column(column)
+        for name, node, shard, images in self.running[:_WORKERS_SHOWN]:
+            table.add_row(name, node[:8], shard or "idle", str(images) if shard else "")
+        if len(self.running) > _WORKERS_SHOWN:
+            table.add_row(f"and {len(self.running) - _WORKERS_SHOWN} more")
+        return table
 
 
 class Progress:
@@ -37,6 +70,8 @@ class Progress:
         self._before = Totals()
         self._expected: int | None = None
         self._stages: Counter[str] = Counter()
+        self._from_commits = False
+        self._cluster: ClusterState | None = None
         self.failures: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = defaultdict(list)
 
@@ -66,25 +101,46 @@ class Progress:
         if self._console:
             self._console.print(escape(text))
 
+    def from_commits(self) -> None:
+        """Counts images when they are committed: on a cluster one may be masked twice, and a lost worker's are not."""
+        self._from_commits = True
+
+    def cluster(self, state: ClusterState) -> None:
+        self._cluster = state
+        self._refresh()
+
     def event(self, event: Event) -> None:
         if isinstance(event, ImageDone):
-            self._images += 1
-            self._masks += event.masks
+            if not self._from_commits:
+                self._images += 1
+                self._masks += event.masks
             if event.error_type:
                 self.failures[event.error_type] += 1
                 if len(self.examples[event.error_type]) < _EXAMPLES:
                     self.examples[event.error_type].append(f"{event.image_id}: {event.error_message}")
         elif isinstance(event, SliceCommitted):
             self._stages.update(event.record.timings)
+            if self._from_commits:
+                self._images += event.record.totals.images
+                self._masks += event.record.totals.masks
         elif isinstance(event, SliceLost):
             self.note(f"shard {event.shard}: another process is working on it; leaving it to that one")
         elif isinstance(event, ShardFailed):
             self.note(f"shard {event.shard} failed: {event.message}")
+        self._refresh()
+
+    def _refresh(self) -> None:
         if self._live:
-            self._live.update(self._line())
+            self._live.update(self._view())
         elif self._console and self._clock() - self._spoken >= _LINE_EVERY_S:
             self._spoken = self._clock()
             self._console.print(self._line())
+
+    def _view(self) -> Group:
+        parts: list[Text | Table] = [self._line()]
+        if self._cluster is not None:
+            parts.append(self._cluster.table())
+        return Group(*parts)
 
     def finish(self, report: JobReport) -> None:
         if self._live:
@@ -119,6 +175,8 @@ class Progress:
         parts.append(f"{self._before.masks + self._masks:,} masks ({self._masks / elapsed:,.0f}/s)")
         if failed := self._before.failed + sum(self.failures.values()):
             parts.append(f"{failed:,} failed")
+        if self._cluster is not None:
+            parts += self._cluster.parts()
         if self._expected is not None and self._images:
             parts.append(f"{duration((self._expected - done) / rate)} to go")
         return Text(" · ".join(parts))

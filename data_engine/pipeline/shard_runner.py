@@ -15,12 +15,13 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from queue import Empty, Full, Queue
+from typing import Any
 
 import torch
 
@@ -28,16 +29,26 @@ from data_engine import __version__
 from data_engine.config import JobConfig
 from data_engine.dataset.commits import CommitRecord, Part, Totals
 from data_engine.dataset.writer import FinishedFile, SliceWriter
-from data_engine.errors import DataEngineError, ModelFailure
+from data_engine.errors import DataEngineError, DeviceLost, ModelFailure
 from data_engine.images.decode import peek_size
+from data_engine.images.fingerprint import sha256
 from data_engine.images.shard import EncodedImage, ShardDamaged
 from data_engine.images.sources import check_unchanged, read_shard
 from data_engine.masks.generator import Interrupted, MaskGenerator, NonFiniteOutput
 from data_engine.masks.image_masks import ImageMasks
 from data_engine.pipeline.commit import delete, new_owner, put, put_if_absent
-from data_engine.pipeline.events import Event, ImageDone, ImageStarted, ShardFailed, SliceCommitted, SliceLost
+from data_engine.pipeline.events import (
+    Event,
+    ImageDone,
+    ImageStarted,
+    ShardDone,
+    ShardFailed,
+    SliceCommitted,
+    SliceLost,
+)
 from data_engine.pipeline.plan import JobPlan, PlannedShard, Remaining, now
 from data_engine.pipeline.rows import DecodedImage, Failure, decode_image, image_row, mask_columns
+from data_engine.sam.device_errors import is_out_of_memory, loses_device
 from data_engine.storage import join
 
 log = logging.getLogger(__name__)
@@ -53,6 +64,8 @@ class ShardWork:
     planned: PlannedShard
     start: Remaining
     seen_ids: Collection[str] = ()  # of the images before that point
+    careful: bool = False  # nothing is decoded before it is its turn, so that ImageStarted names what kills a process
+    quarantined: Mapping[str, str] = field(default_factory=dict)  # image id -> why it must not be touched again
     left: threading.Event = field(default_factory=threading.Event)  # set when the rest is left to another writer
 
 
@@ -62,7 +75,7 @@ class _Image:
     index: int
     image_id: str
     next_offset: int | None
-    decoded: Future[DecodedImage]
+    decoded: Callable[[], DecodedImage]
     bytes: int
     fetch_s: float
 
@@ -73,6 +86,9 @@ class _ShardEnd:
     damage: ShardDamaged | None = None
     failure: str | None = None
     changed: bool = False  # it is not the shard that was planned: what was read of it cannot be trusted
+
+
+_Item = _Image | _ShardEnd | ShardDone | BaseException | None  # None: no more work
 
 
 @dataclass(slots=True)
@@ -102,26 +118,38 @@ class ShardRunner:
         config: JobConfig,
         generator: MaskGenerator,
         stopping: Callable[[], bool] = lambda: False,
+        metadata: dict[str, Any] | None = None,
     ) -> None:
-        """`stopping` is asked between images and between chunks of prompts; once true, `run` ends soon."""
+        """`stopping` is asked between images and between chunks of prompts; once true, `run` ends soon.
+
+        `metadata` is the plan's, for a plan that comes without its shards.
+        """
         self._root = root
         self._plan = plan
         self._config = config
         self._generator = generator
         self._stopping = stopping
         self._owner = new_owner()
-        self._metadata = plan.metadata()
+        self._metadata = metadata or plan.metadata()
+        self._items: Queue[_Item] = Queue()
         self._model_failures = 0
         self._model_worked = False
 
-    def run(self, work: Iterable[ShardWork]) -> Iterator[Event]:
+    def waiting(self) -> int:
+        """Images fetched ahead of the model."""
+        return self._items.qsize()
+
+    def run(self, work: Iterable[ShardWork | ShardDone]) -> Iterator[Event]:
         """Works through the shards, reporting as it goes; ends early, without error, once `stopping`.
 
-        Raises StorageError when the output cannot be written and ModelFailure when the model fails on everything.
+        A ShardDone among the shards, of one that needs no more work, is reported in its turn.
+        Raises StorageError when the output cannot be written, ModelFailure when the model fails on everything, and
+        DeviceLost, once the images before it are committed, when this process cannot use its device any more.
         A shard that cannot be read is a ShardFailed event, an image that cannot be masked an ImageDone with an error.
         """
         settings = self._config.run
-        items: Queue[_Image | _ShardEnd | BaseException | None] = Queue(maxsize=settings.prefetch_images)
+        items: Queue[_Item] = Queue(maxsize=settings.prefetch_images)
+        self._items = items
         closed = threading.Event()
         with (
             ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode") as decoders,
@@ -144,13 +172,13 @@ class ShardRunner:
 
     def _read(
         self,
-        work: Iterable[ShardWork],
-        items: Queue[_Image | _ShardEnd | BaseException | None],
+        work: Iterable[ShardWork | ShardDone],
+        items: Queue[_Item],
         decoders: ThreadPoolExecutor,
         budget: _ByteBudget,
         closed: threading.Event,
     ) -> None:
-        def deliver(item: _Image | _ShardEnd | BaseException | None) -> None:
+        def deliver(item: _Item) -> None:
             while not closed.is_set():
                 with suppress(Full):
                     items.put(item, timeout=_POLL_S)
@@ -158,6 +186,9 @@ class ShardRunner:
 
         try:
             for shard in work:
+                if isinstance(shard, ShardDone):
+                    deliver(shard)
+                    continue
                 for item in self._read_one(shard, decoders, budget, closed):
                     deliver(item)
                 if closed.is_set():
@@ -183,7 +214,7 @@ class ShardRunner:
                 fetched = time.perf_counter() - begun
                 size = _decoded_bytes(image)
                 budget.acquire(size)
-                decoded = decoders.submit(self._decode, image)
+                decoded = self._decoded(work, image, decoders)
                 yield _Image(work, image.index, image.image_id, image.next_offset, decoded, size, fetched)
                 index, begun = image.index + 1, time.perf_counter()
             images.close()
@@ -196,6 +227,18 @@ class ShardRunner:
         except (DataEngineError, FileNotFoundError) as error:
             yield _ShardEnd(work, failure=str(error))
 
+    def _decoded(
+        self, work: ShardWork, image: EncodedImage, decoders: ThreadPoolExecutor
+    ) -> Callable[[], DecodedImage]:
+        reason = work.quarantined.get(image.image_id)
+        if reason is not None:
+            digest = sha256(image.data) if image.data is not None else None
+            left_out = DecodedImage(image.image_id, image.uri, digest, failure=Failure("worker_died", reason))
+            return lambda: left_out
+        if work.careful:
+            return partial(self._decode, image)
+        return decoders.submit(self._decode, image).result
+
     def _decode(self, image: EncodedImage) -> DecodedImage:
         begun = time.perf_counter()
         decoded = decode_image(image, self._generator, self._config.input)
@@ -205,12 +248,13 @@ class ShardRunner:
 
     def _consume(
         self,
-        items: Queue[_Image | _ShardEnd | BaseException | None],
+        items: Queue[_Item],
         writer: ThreadPoolExecutor,
         budget: _ByteBudget,
     ) -> Iterator[Event]:
         commits: deque[tuple[ShardWork, int, Future[CommitRecord | None]]] = deque()
         current: _OpenSlice | None = None
+        lost: DeviceLost | None = None
         while True:
             yield from self._finished(commits, most_waiting=_SLICES_IN_WRITING)
             try:
@@ -223,6 +267,9 @@ class ShardRunner:
                 raise item
             if item is None or self._stopping():
                 break
+            if isinstance(item, ShardDone):
+                yield item
+                continue
             if item.work.left.is_set():  # what was read ahead of a shard that is no longer ours
                 if isinstance(item, _Image):
                     budget.release(item.bytes)
@@ -240,6 +287,9 @@ class ShardRunner:
                     yield self._mask(item, current, writer)
                 except Interrupted:
                     break
+                except DeviceLost as error:
+                    lost = error
+                    break
                 finally:
                     budget.release(item.bytes)
                 continue
@@ -248,11 +298,13 @@ class ShardRunner:
             else:
                 if current.totals.images and not item.changed:
                     commits.append(self._close(current, writer, final=False))
-                yield ShardFailed(item.work.planned.id, item.work.planned.shard.uri, item.failure)
+                yield ShardFailed(item.work.planned.id, item.work.planned.shard.uri, item.failure, item.changed)
             current = None
-        if current is not None and current.totals.images:  # stopped: what is masked is kept
+        if current is not None and current.totals.images:  # stopped or device lost: what is masked is kept
             commits.append(self._close(current, writer, final=False))
         yield from self._finished(commits, most_waiting=0)
+        if lost is not None:
+            raise lost
 
     def _is_full(self, current: _OpenSlice) -> bool:
         images = current.totals.images
@@ -278,7 +330,7 @@ class ShardRunner:
         return _OpenSlice(work, index, first_image, SliceWriter({**self._metadata, "source": source}))
 
     def _mask(self, item: _Image, current: _OpenSlice, writer: ThreadPoolExecutor) -> ImageDone:
-        image = item.decoded.result()
+        image = item.decoded()
         masks, failure, seconds = None, image.failure, None
         if image.prepared is not None:
             begun = time.perf_counter()
@@ -309,12 +361,19 @@ class ShardRunner:
             raise
         except NonFiniteOutput as error:
             failure = Failure("non_finite", str(error))
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            failure = Failure("out_of_memory", f"one prompt at a time does not fit: {error}")
         except Exception as error:  # one image never fails a shard
-            kind = "out_of_memory" if "can't allocate memory" in str(error) else "internal_error"
-            failure = Failure(kind, f"{type(error).__name__}: {error}")
-            log.warning("%s: the model failed", image.image_id, exc_info=True)
+            device = self._generator.segmenter.device
+            if loses_device(error, device):  # every further image would fail for no fault of its own
+                cause = (str(error).splitlines() or [""])[0]
+                raise DeviceLost(
+                    f"{device} was lost at image {image.image_id} ({type(error).__name__}: {cause}); what was masked "
+                    "before is committed. Run the same command again; if it comes back, the GPU needs a reset"
+                ) from error
+            if is_out_of_memory(error):
+                failure = Failure("out_of_memory", f"one prompt at a time does not fit: {error}")
+            else:
+                failure = Failure("internal_error", f"{type(error).__name__}: {error}")
+                log.warning("%s: the model failed", image.image_id, exc_info=True)
         else:
             self._model_worked = True
             return masks, None

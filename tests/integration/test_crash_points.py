@@ -12,7 +12,7 @@ from pipeline.tiny_job import KEEP_ALL, config_for, rows, save_model, write_tar
 
 from data_engine.dataset.audit import PlannedCount, audit
 from data_engine.dataset.reader import MaskDataset
-from data_engine.pipeline.local import generate
+from data_engine.pipeline.job import generate
 from data_engine.pipeline.plan import read_plan
 
 # Runs a job in which the `count`-th call of one writing function dies, before or after it has done its work.
@@ -34,7 +34,7 @@ def dying(*args, **kwargs):
 
 setattr(module, name, dying)
 from data_engine.config import load_config
-from data_engine.pipeline.local import generate
+from data_engine.pipeline.job import generate
 generate(source, output, load_config("reference", overrides))
 """
 # module, function, which call: 7 images in slices of 3 are three commits of two files and a record
@@ -46,7 +46,7 @@ WRITES = {
     "first commit record": ("shard_runner", "put_if_absent", 1),
     "commit record": ("shard_runner", "put_if_absent", 2),
     "final commit record": ("shard_runner", "put_if_absent", 3),
-    "manifest": ("local", "put_if_absent", 1),
+    "manifest": ("job", "put_if_absent", 1),
 }
 
 

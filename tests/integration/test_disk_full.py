@@ -7,7 +7,7 @@ import sys
 
 from pipeline.tiny_job import KEEP_ALL, config_for, rows, save_model, write_tar
 
-from data_engine.pipeline.local import generate
+from data_engine.pipeline.job import generate
 
 # The size limit of files stands in for a full disk: the kernel refuses the write in the middle of it.
 LIMITED = """

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pipeline.tiny_job import KEEP_ALL, config_for, rows, save_model, write_tar
 
-from data_engine.pipeline.local import generate
+from data_engine.pipeline.job import generate
 
 IMAGES = 400
 KILLS = 20

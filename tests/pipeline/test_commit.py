@@ -14,7 +14,27 @@ import pytest
 from data_engine.errors import StorageError
 from data_engine.pipeline import commit
 from data_engine.pipeline.commit import check_store, put, put_if_absent
-from data_engine.storage import join, list_names, read_bytes
+from data_engine.retry import Patience
+from data_engine.storage import filesystem, join, list_names, read_bytes
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self):
+        self.now, self.pauses = 0.0, []
+
+    def sleep(self, seconds):
+        self.now += seconds
+        self.pauses.append(seconds)
+
+    def patience(self, seconds=120.0):
+        return Patience(seconds=seconds, clock=lambda: self.now, sleep=self.sleep)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -79,49 +99,142 @@ class Overwriting:
         return self.real(uri, data, "overwrite")
 
 
-@pytest.mark.parametrize(
-    ("error", "taken"),
-    [
-        (FileExistsError(), True),
-        (OSError(errno.EINVAL, "PreconditionFailed"), True),  # Ceph RGW
-        (OSError(errno.EIO, "SlowDown"), False),
-    ],
-)
-def test_how_stores_say_that_a_name_is_taken(bucket, monkeypatch, error, taken):
+def answers(code, status=412):
+    """A store's answer as s3fs hands it on: an OSError whose cause is botocore's."""
+    from botocore.exceptions import ClientError
+
+    response = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    error = OSError(errno.EINVAL if status < 500 else errno.EBUSY, "no")
+    error.__cause__ = ClientError(response, "PutObject")
+    return error
+
+
+@pytest.fixture
+def refusing(bucket, monkeypatch):
+    """Makes writing raise the errors of a list, then work."""
     import s3fs
 
-    def refuse(*args, **kwargs):
-        raise error
+    real, errors = s3fs.S3FileSystem.pipe_file, []
 
-    put(join(bucket, "x"), b"theirs")
-    monkeypatch.setattr(s3fs.S3FileSystem, "pipe_file", refuse)
+    def pipe_file(self, *args, **kwargs):
+        if errors:
+            raise errors.pop(0)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "pipe_file", pipe_file)
     s3fs.S3FileSystem.clear_instance_cache()
-    monkeypatch.setattr(commit.time, "sleep", lambda s: None)
-    if taken:
-        assert not put_if_absent(join(bucket, "x"), b"mine")
-    else:
-        with pytest.raises(StorageError, match="SlowDown"):
-            put_if_absent(join(bucket, "x"), b"mine")
+    return errors
 
 
-def test_transient_failures_are_tried_again(bucket, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileExistsError(),
+        OSError(errno.EINVAL, "PreconditionFailed"),
+        answers("PreconditionFailed"),  # Ceph RGW: the message says nothing
+        answers("412"),
+    ],
+)
+def test_how_stores_say_that_a_name_is_taken(bucket, refusing, clock, error):
+    put(join(bucket, "x"), b"theirs")
+    refusing.append(error)
+    assert not put_if_absent(join(bucket, "x"), b"mine", patience=clock.patience())
+    assert clock.pauses == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EBUSY, "503 Slow Down"),
+        OSError(errno.EIO, "SlowDown"),
+        answers("ConditionalRequestConflict", 409),
+        answers("InternalError", 500),
+        answers("RequestTimeout", 400),
+        TimeoutError(),
+        ConnectionRefusedError(errno.ECONNREFUSED, "refused"),
+    ],
+)
+def test_what_passes_is_tried_again_with_growing_pauses(bucket, refusing, clock, error):
+    refusing += [error] * 4
+    assert put_if_absent(join(bucket, "x"), b"mine", patience=clock.patience())
+    assert read_bytes(join(bucket, "x")) == b"mine"
+    assert len(clock.pauses) == 4
+    assert 0.25 <= clock.pauses[0] <= 0.75
+    assert clock.pauses[3] >= 2.0
+
+
+def test_patience_ends_after_two_minutes_in_one_line_that_says_so(bucket, refusing, clock):
+    refusing += [OSError(errno.EIO, "SlowDown")] * 1000
+    with pytest.raises(StorageError, match=r"SlowDown; tried \d+ times in 1[12]\d s.*same command") as caught:
+        put_if_absent(join(bucket, "x"), b"mine", patience=clock.patience())
+    assert "\n" not in str(caught.value)
+    assert 110 <= clock.now <= 121
+    assert 8 <= len(clock.pauses) <= 30
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError("Access Denied"), answers("AccessDenied", 403), answers("InvalidArgument", 400)]
+)
+def test_what_lasts_is_not_tried_again(bucket, refusing, clock, error):
+    refusing.append(error)
+    with pytest.raises(StorageError, match=bucket):
+        put_if_absent(join(bucket, "x"), b"mine", patience=clock.patience())
+    assert clock.pauses == []
+
+
+def test_an_access_error_says_what_to_check(bucket, refusing):
+    refusing.append(PermissionError("Access Denied"))
+    with pytest.raises(StorageError, match=r"s3://.*/x: access denied .*permissions.*AWS_ACCESS_KEY_ID"):
+        put(join(bucket, "x"), b"data")
+
+
+@pytest.mark.parametrize("single_writer", [False, True])
+def test_a_write_that_worked_though_it_raised_is_known_as_ours(bucket, monkeypatch, clock, single_writer):
     import s3fs
 
     real, calls = s3fs.S3FileSystem.pipe_file, []
 
-    def flaky(self, *args, **kwargs):
+    def lost_answer(self, *args, **kwargs):
         calls.append(1)
-        if len(calls) < 4:
-            raise OSError(errno.EBUSY, "503 Slow Down")
-        return real(self, *args, **kwargs)
+        real(self, *args, **kwargs)
+        if len(calls) == 1:
+            raise ConnectionResetError(errno.ECONNRESET, "reset")
 
-    monkeypatch.setattr(s3fs.S3FileSystem, "pipe_file", flaky)
-    monkeypatch.setattr(commit.time, "sleep", lambda s: None)
-    assert put_if_absent(join(bucket, "x"), b"mine")
-    assert len(calls) == 4
+    monkeypatch.setattr(s3fs.S3FileSystem, "pipe_file", lost_answer)
+    assert put_if_absent(join(bucket, "x"), b"mine", single_writer, clock.patience())
+    assert not put_if_absent(join(bucket, "x"), b"theirs", single_writer, clock.patience())
 
 
-def test_missing_credentials_are_one_clear_line(s3_endpoint, monkeypatch, tmp_path):
+def test_reading_waits_too_and_an_empty_answer_is_no_content(bucket, monkeypatch, clock):
+    put(join(bucket, "f/x"), b"data")
+    fs, _ = filesystem(bucket)
+    slow_down = OSError(errno.EBUSY, "SlowDown")
+    monkeypatch.setattr(fs, "cat_file", after([slow_down, b""], fs.cat_file))
+    monkeypatch.setattr(fs, "ls", after([slow_down], fs.ls))
+    assert read_bytes(join(bucket, "f/x"), clock.patience()) == b"data"
+    assert len(clock.pauses) == 2
+    assert list_names(join(bucket, "f"), clock.patience()) == ["x"]
+    assert len(clock.pauses) == 3
+
+
+def after(faults, real):
+    def call(*args, **kwargs):
+        if not faults:
+            return real(*args, **kwargs)
+        fault = faults.pop(0)
+        if isinstance(fault, OSError):
+            raise fault
+        return fault
+
+    return call
+
+
+def test_a_bucket_that_is_not_there_is_named(bucket):
+    with pytest.raises(StorageError, match="s3://no-such-bucket-at-all/x: no such bucket"):
+        put("s3://no-such-bucket-at-all/x", b"data")
+
+
+def test_missing_credentials_are_one_clear_line(s3_endpoint, monkeypatch, tmp_path, clock):
     import s3fs
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
@@ -130,10 +243,10 @@ def test_missing_credentials_are_one_clear_line(s3_endpoint, monkeypatch, tmp_pa
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
-    monkeypatch.setattr(commit.time, "sleep", lambda s: None)
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(StorageError) as caught:
-        put("s3://bucket/x", b"data")
+        put("s3://bucket/x", b"data", clock.patience())
+    assert clock.pauses == []
     assert "\n" not in str(caught.value)
     assert "redential" in str(caught.value)
 

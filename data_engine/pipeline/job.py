@@ -1,0 +1,181 @@
+"""A whole job, from an input to a complete dataset: settle the plan, let an engine do the rest, write the manifest."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+
+from data_engine.config import JobConfig
+from data_engine.dataset.commits import MANIFEST_FILE, CommitRecord, Manifest, Totals, read_commits, read_manifest
+from data_engine.errors import SourceError
+from data_engine.pipeline.commit import check_store, new_owner, put_if_absent
+from data_engine.pipeline.events import Event, ShardFailed, SliceCommitted
+from data_engine.pipeline.plan import JobPlan, make_plan, new_inputs, now, read_plan, remaining, write_plan
+from data_engine.pipeline.progress import Progress
+from data_engine.pipeline.run_log import RunLog
+from data_engine.storage import join
+
+
+@dataclass(slots=True)
+class JobReport:
+    """What a run of a job came to."""
+
+    plan: JobPlan
+    totals: Totals  # of the whole dataset as it stands
+    new: Totals  # committed by this run
+    seconds: float
+    complete: bool
+    interrupted: bool = False
+    failed_shards: list[ShardFailed] = field(default_factory=list)
+    damaged_shards: list[str] = field(default_factory=list)  # messages
+
+    @property
+    def exit_code(self) -> int:
+        """0 all rows are good, 3 some images or shards failed, 130 stopped before the end."""
+        if self.interrupted:
+            return 130
+        return 3 if self.totals.failed or self.failed_shards or self.damaged_shards else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What an engine needs: the plan to carry out, and where to say what happens."""
+
+    output: str
+    plan: JobPlan
+    config: JobConfig
+    progress: Progress
+    report: JobReport
+    stopping: Callable[[], bool]
+    run_log: RunLog
+
+    @property
+    def run_id(self) -> str:
+        return self.run_log.run_id
+
+    def event(self, event: Event) -> None:
+        self.progress.event(event)
+        self.run_log.event(event)
+        if isinstance(event, SliceCommitted):
+            self.report.new = self.report.new + event.record.totals
+
+    def shard_failed(self, failed: ShardFailed) -> None:
+        """The shard is given up for this run."""
+        self.report.failed_shards.append(failed)
+
+
+def generate(
+    input_uri: str,
+    output: str,
+    config: JobConfig,
+    *,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> JobReport:
+    """Masks every image of the input into the dataset at `output`; goes on where an earlier run of the job stopped.
+
+    Stops soon after SIGINT or SIGTERM, with everything committed kept. Raises PlanMismatch when the output belongs to
+    another job, SourceError, StorageError, CheckpointError, ModelFailure or ClusterError when this one cannot run.
+    """
+    begun = time.monotonic()
+    progress = progress or Progress.silent()
+    plan = _settle_plan(input_uri, output, config, limit, progress)
+    commits = read_commits(output)
+    report = JobReport(plan, Totals.sum(c.totals for c in commits), Totals(), 0.0, complete=False)
+    progress.start(plan, commits, resumed=bool(commits))
+    if remaining(plan, commits):
+        with _stop_signals(progress) as stopping:
+            run_log = RunLog(output, new_run_id())
+            try:
+                _engine(config)(Job(output, plan, config, progress, report, stopping, run_log), commits)
+            finally:
+                run_log.write()
+            report.interrupted = stopping()
+        commits = read_commits(output)
+    report.totals = Totals.sum(c.totals for c in commits)
+    report.damaged_shards = [str(c.damage["message"]) for c in commits if c.damage]
+    if not remaining(plan, commits):
+        _write_manifest(output, plan, commits, config.run.single_writer)
+        report.complete, report.interrupted = True, False
+    report.seconds = time.monotonic() - begun
+    progress.finish(report)
+    return report
+
+
+def new_run_id() -> str:
+    """Of one run of a job: when it began, and a token."""
+    return f"{now().replace(':', '').replace('-', '')[:15]}-{uuid.uuid4().hex[:6]}"
+
+
+def _engine(config: JobConfig) -> Callable[[Job, list[CommitRecord]], None]:
+    if config.run.engine == "ray":
+        from data_engine.pipeline.ray_cluster import run_on_cluster
+
+        return run_on_cluster
+    from data_engine.pipeline.local import run_here
+
+    return run_here
+
+
+def _settle_plan(input_uri: str, output: str, config: JobConfig, limit: int | None, progress: Progress) -> JobPlan:
+    """The plan that stands at the output: the one that is there, if it is for the same job, or a new one."""
+    stands = read_plan(output)
+    if stands is None:
+        check_store(output, config.run.single_writer)
+        plan = make_plan(input_uri, config, limit)
+        for warning in plan.warnings:
+            progress.note(f"warning: {warning}")
+        return write_plan(output, plan, config.run.single_writer)
+    try:
+        current = make_plan(input_uri, config, limit)
+    except SourceError as error:
+        progress.note(f"warning: the input cannot be listed now ({error}); going on with the plan")
+        return stands
+    stands.refuse_unless_same(current, output)
+    if gained := new_inputs(stands, current):
+        progress.note(
+            f"warning: the input has {gained} entries that are not in this dataset's plan; "
+            "they are left out (mask them into another output)"
+        )
+    return stands
+
+
+def _write_manifest(output: str, plan: JobPlan, commits: list[CommitRecord], single_writer: bool) -> None:
+    if read_manifest(output) is not None:
+        return
+    manifest = Manifest(
+        fingerprint=plan.fingerprint,
+        totals=Totals.sum(c.totals for c in commits),
+        commits=tuple(commits),
+        owner=new_owner(),
+        created_at=now(),
+    )
+    put_if_absent(join(output, MANIFEST_FILE), manifest.to_json(), single_writer)
+
+
+@contextmanager
+def _stop_signals(progress: Progress) -> Iterator[Callable[[], bool]]:
+    """First SIGINT or SIGTERM: stop between images. Second: at once. Only the main thread can listen to signals."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop.is_set
+        return
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        progress.note(f"{signal.Signals(number).name}: stopping; once more to stop at once")
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop.is_set
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,277 @@
+"""One worker of a cluster: a process with a model, on one GPU or some CPU cores, that runs the shards it is given.
+
+The driver talks to it through three threads of the actor: `run` streams what happens, `assign` and the like arrive
+beside it. Image bytes come from the store straight to here; what goes back are ids and counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from queue import Empty, Queue
+from typing import Any
+
+import ray
+import torch
+
+from data_engine import __version__
+from data_engine.config import JobConfig, resolve
+from data_engine.dataset.commits import CommitRecord, commit_file
+from data_engine.dataset.reader import MaskDataset
+from data_engine.errors import DataEngineError, DeviceLost, ModelFailure
+from data_engine.masks.generator import MaskGenerator
+from data_engine.pipeline.events import (
+    Event,
+    ImageDone,
+    ImageStarted,
+    ShardDone,
+    ShardFailed,
+    SliceCommitted,
+    SliceLost,
+)
+from data_engine.pipeline.logs import configure_logging, log_fields
+from data_engine.pipeline.plan import JobPlan, PlannedShard, Remaining
+from data_engine.pipeline.ray_metrics import WorkerMetrics
+from data_engine.pipeline.shard_runner import ShardRunner, ShardWork
+from data_engine.sam.segmenter import load_segmenter
+from data_engine.storage import join, read_bytes
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerJob:
+    """What every worker of a job is told once. The plan goes without its shards: they come one by one."""
+
+    name: str
+    run_id: str
+    output: str
+    plan: JobPlan
+    metadata: dict[str, Any]
+    config: dict[str, Any]
+    code_version: str
+    torch_version: str
+    wants_gpu: bool
+    threads: int
+    report_every_s: float
+    log_level: int
+    log_json: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A shard to run, from where it stood when it was given out."""
+
+    planned: PlannedShard
+    start: Remaining
+    careful: bool
+    quarantined: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFacts:
+    """What a worker that is ready to work says of itself."""
+
+    node: str
+    device: str
+    pid: int
+
+
+class Unfit(DataEngineError):
+    """This node cannot do the job, and why."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """A shard that the driver counts on."""
+
+    assignment: Assignment
+    work: ShardWork | None = None  # once it has been begun
+
+
+class ClusterWorker:
+    """Made into a Ray actor by `ray_cluster.py`."""
+
+    def __init__(self, job: WorkerJob) -> None:
+        self._job = job
+        self._queue: Queue[Assignment] = Queue()
+        self._held: dict[str, _Held] = {}
+        self._lock = threading.Lock()  # of the two above
+        self._stop = threading.Event()
+        self._runner: ShardRunner | None = None
+        self._metrics: WorkerMetrics | None = None
+        configure_logging(job.log_level, job.log_json)
+
+    # ---- before the work --------------------------------------------------------------------------------------------
+
+    def hello(self) -> str:
+        """The id of the node that this worker was given a place on."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    def prepare(self) -> WorkerFacts:
+        """Checks this node and loads the model. Raises Unfit."""
+        job = self._job
+        with log_fields(run=job.run_id, worker=job.name):
+            if not job.wants_gpu:
+                torch.set_num_threads(job.threads)
+            config = resolve(job.config, "the job's settings")
+            device = self._check_node(config)
+            try:
+                segmenter = load_segmenter(
+                    config.model.name, device, config.model.precision
+                )
+            except DataEngineError as error:
+                raise Unfit(str(error)) from None
+            generator = MaskGenerator(segmenter, config.masks, memory_budget=config.run.mask_memory)
+            self._runner = ShardRunner(job.output, job.plan, config, generator, self._stop.is_set, job.metadata)
+            self._metrics = WorkerMetrics(self._runner.waiting)
+            return WorkerFacts(self.hello(), str(segmenter.device), os.getpid())
+
+    def _check_node(self, config: JobConfig) -> str:
+        if __version__ != self._job.code_version:
+            raise Unfit(
+                f"data-engine {__version__} is installed on the node, the driver has {self._job.code_version}: "
+                "install the same version"
+            )
+        here, there = torch.__version__.split("+")[0], self._job.torch_version.split("+")[0]
+        if here != there:
+            raise Unfit(f"torch {here} is installed on the node, the driver has {there}: install the same version")
+        if not self._job.wants_gpu:
+            return "cpu" if config.run.device == "auto" else config.run.device
+        if not torch.cuda.is_available():
+            raise Unfit("no GPU is visible to torch on the node: check the driver (nvidia-smi) and the torch build")
+        return "cuda"
+
+    # ---- while it works: called beside `run` ------------------------------------------------------------------------
+
+    def assign(self, assignment: Assignment) -> None:
+        """Queues a shard behind those that are held."""
+        with self._lock:
+            self._held[assignment.planned.id] = _Held(assignment)
+            self._queue.put(assignment)
+
+    def leave(self, shard: str) -> None:
+        """Stops working on a shard: it is done, or another's."""
+        with self._lock:
+            held = self._held.pop(shard, None)
+        if held is not None and held.work is not None:
+            held.work.left.set()
+
+    def stop(self) -> None:
+        """Ends `run` after the image in the model, with what is masked committed."""
+        self._stop.set()
+
+    # ---- the work ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> Iterator[list[Event]]:
+        """Runs what is assigned until `stop`, yielding what happened, soon after it did.
+
+        Raises ModelFailure and DeviceLost: this process, or its node, can do no more.
+        """
+        waiting: list[Event] = []
+        spoken = 0.0
+        with log_fields(run=self._job.run_id, worker=self._job.name):
+            for event in self._events():
+                waiting.append(event)
+                now = time.monotonic()
+                if self._urgent(event) or now - spoken >= self._job.report_every_s:
+                    yield waiting
+                    waiting, spoken = [], now
+        if waiting:
+            yield waiting
+
+    def _urgent(self, event: Event) -> bool:
+        """What decides something at the driver. Of a shard that has killed a worker, every image."""
+        if isinstance(event, ImageStarted):
+            held = self._held.get(event.shard)
+            return held is not None and held.assignment.careful
+        return not isinstance(event, ImageDone)
+
+    def _events(self) -> Iterator[Event]:
+        assert self._runner is not None, "prepare() comes first"
+        assert self._metrics is not None
+        while not self._stop.is_set():
+            try:
+                for event in self._runner.run(self._work()):
+                    self._metrics.count(event)
+                    yield event
+                    if isinstance(event, SliceCommitted) and event.record.final:
+                        self._held.pop(event.record.shard, None)
+                        yield ShardDone(event.record.shard)
+                    elif isinstance(event, (SliceLost, ShardFailed, ShardDone)):
+                        self._held.pop(event.shard, None)
+            except (ModelFailure, DeviceLost):
+                raise
+            except DataEngineError as error:  # the store, most likely: the driver decides what becomes of the shards
+                log.warning("the run broke off: %s", error)
+                for held in self._drop_everything():
+                    shard = held.assignment.planned.shard
+                    yield ShardFailed(shard.id, shard.uri, str(error))
+
+    def _work(self) -> Iterator[ShardWork | ShardDone]:
+        """What the runner's reader takes next; asks the store where each shard stands, as others may have gone on."""
+        while not self._stop.is_set():
+            try:
+                assignment = self._queue.get(timeout=_POLL_S)
+            except Empty:
+                continue
+            shard = assignment.planned.id
+            held = self._held.get(shard)
+            if held is None or held.assignment is not assignment:
+                continue  # it was left before its turn
+            start, found = where_it_stands(self._job.output, shard, assignment.start)
+            if start is None:
+                yield ShardDone(shard)
+                continue
+            held.work = ShardWork(
+                assignment.planned,
+                start,
+                seen_ids(self._job.output, shard, start, found),
+                careful=assignment.careful,
+                quarantined=dict(assignment.quarantined),
+            )
+            yield held.work
+
+    def _drop_everything(self) -> list[_Held]:
+        with self._lock:
+            dropped = list(self._held.values())
+            self._held.clear()
+            while not self._queue.empty():
+                self._queue.get_nowait()
+        return dropped
+
+
+def where_it_stands(root: str, shard: str, known: Remaining) -> tuple[Remaining | None, list[CommitRecord]]:
+    """From where a shard goes on by what its store holds now, None at its end; and the records found beyond `known`."""
+    found: list[CommitRecord] = []
+    at = known
+    while True:
+        uri = join(root, commit_file(shard, at.slice))
+        try:
+            record = CommitRecord.from_json(read_bytes(uri), uri)
+        except FileNotFoundError:
+            return at, found
+        found.append(record)
+        if record.final:
+            return None, found
+        at = Remaining(record.slice + 1, record.first_image + record.totals.images, record.next_offset)
+
+
+def seen_ids(root: str, shard: str, start: Remaining, found: list[CommitRecord]) -> set[str]:
+    """Ids of a shard's committed images: a tar's reader needs them to name duplicates as an unbroken run would."""
+    if not start.image:
+        return set()
+    dataset = MaskDataset(root)
+    known = {record.slice: record for record in found}
+    ids: set[str] = set()
+    for index in range(start.slice):
+        uri = join(root, commit_file(shard, index))
+        record = known.get(index) or CommitRecord.from_json(read_bytes(uri), uri)
+        ids.update(dataset.image_ids(record))
+    return ids

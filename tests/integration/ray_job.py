@@ -1,0 +1,70 @@
+"""Jobs on a real Ray cluster of this machine, and images that kill, hang or fill the process that decodes them."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import tarfile
+import time
+from pathlib import Path
+
+from PIL import Image
+from pipeline.tiny_job import KEEP_ALL, config_for, picture, save_model
+
+from data_engine.config import JobConfig
+
+SEGFAULT, HANG, EAT = b"poison: segfault", b"poison: hang", b"poison: eat memory"
+
+
+def poisoned(data: bytes, poison: bytes) -> bytes:
+    """The same picture with a comment in it, that `arm` makes worker processes obey."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(data)).save(buffer, "JPEG", quality=95, comment=poison)
+    return buffer.getvalue()
+
+
+def arm() -> None:
+    """In every worker process: decoding a poisoned image does what its comment says."""
+    from data_engine.pipeline import rows
+
+    decode = rows.decode
+
+    def armed(data: bytes, settings: object) -> object:
+        if SEGFAULT in data:
+            os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(60)
+        if HANG in data:
+            time.sleep(10_000)
+        if EAT in data:
+            hoard = []
+            while True:
+                hoard.append(bytearray(os.urandom(1 << 20) * 64))
+                time.sleep(0.01)
+        return decode(data, settings)
+
+    rows.decode = armed  # type: ignore[assignment]
+
+
+def write_tars(folder: Path, shards: int, images: int, poison: dict[int, bytes] | None = None) -> str:
+    """`shards` tars of `images` images each, numbered through; returns their glob."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in range(shards):
+        with tarfile.open(folder / f"{shard:03d}.tar", "w") as tar:
+            for number in range(shard * images, (shard + 1) * images):
+                data = picture(number)
+                if poison and number in poison:
+                    data = poisoned(data, poison[number])
+                member = tarfile.TarInfo(f"{number:05d}.jpg")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return str(folder / "*.tar")
+
+
+def cluster_config(folder: Path, *overrides: str) -> JobConfig:
+    """A tiny model, two images a commit, workers of one CPU."""
+    model = folder / "tiny.safetensors"
+    if not model.exists():
+        save_model(model)
+    common = ("run.engine=ray", "run.ray.cpus_per_worker=1", "output.images_per_commit=2", "run.decode_threads=1")
+    return config_for(model, *KEEP_ALL, *common, *overrides)

@@ -1,0 +1,72 @@
+"""The Ray engine on a real cluster: the rows of a local run, whatever dies on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from integration.ray_job import HANG, SEGFAULT, cluster_config, write_tars
+from pipeline.tiny_job import rows
+
+from data_engine.dataset.audit import PlannedCount, audit
+from data_engine.dataset.reader import MaskDataset
+from data_engine.pipeline.job import JobReport, generate
+from data_engine.pipeline.plan import read_plan
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.timeout(240)
+
+
+def assert_whole(output: Path) -> None:
+    plan = read_plan(str(output))
+    assert plan is not None
+    planned = [PlannedCount(shard.id, shard.images) for shard in plan.shards]
+    report = audit(MaskDataset(output), planned, plan.fingerprint)
+    assert report.findings == []
+    assert report.complete
+
+
+def without(output: Path, *image_ids: str) -> tuple[list[dict], list[dict]]:
+    images, masks = rows(output)
+    return [r for r in images if r["image_id"] not in image_ids], [r for r in masks if r["image_id"] not in image_ids]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder with the model and a dataset of a local run over four tars of six images."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    tars = write_tars(folder / "tars", 4, 6)
+    report = generate(tars, str(folder / "whole"), cluster_config(folder, "run.engine=local"))
+    assert report.complete
+    return folder, tars
+
+
+def test_rows_equal_a_local_runs(connected: Any, undisturbed: tuple[Path, str], tmp_path: Path) -> None:
+    folder, tars = undisturbed
+    report = generate(tars, str(tmp_path / "out"), cluster_config(folder))
+    assert report.exit_code == 0
+    assert report.new.images == 24
+    assert_whole(tmp_path / "out")
+    assert rows(tmp_path / "out") == rows(folder / "whole")
+    assert list((tmp_path / "out" / "_runs").glob("*/metrics.jsonl"))
+
+
+@pytest.mark.parametrize(("poison", "settings"), [(SEGFAULT, ()), (HANG, ("run.ray.image_timeout=4",))])
+def test_an_image_that_kills_or_hangs_its_workers_alone_becomes_a_failed_row(
+    connected: Any, undisturbed: tuple[Path, str], tmp_path: Path, poison: bytes, settings: tuple[str, ...]
+) -> None:
+    folder, _ = undisturbed
+    tars = write_tars(tmp_path / "tars", 4, 6, poison={8: poison})
+    report: JobReport = generate(tars, str(tmp_path / "out"), cluster_config(folder, *settings))
+    assert report.complete
+    assert report.totals.errors == {"worker_died": 1}
+    failed = MaskDataset(tmp_path / "out")[_id_of(tmp_path / "out", 8)]
+    assert failed.row["status"] == "failed"
+    assert "killed its worker 2 times" in failed.row["error_message"]
+    assert_whole(tmp_path / "out")
+    assert len(rows(tmp_path / "out")[0]) == 24
+
+
+def _id_of(output: Path, number: int) -> str:
+    return next(r["image_id"] for r in rows(output)[0] if f"{number:05d}" in r["image_id"])
