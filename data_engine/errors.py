@@ -38,3 +38,11 @@ class PlanMismatch(DataEngineError):
 
 class ModelFailure(DataEngineError):
     """The model fails on every image: the set-up is wrong, and going on would only burn hours."""
+
+
+class ClusterError(DataEngineError):
+    """A cluster that cannot be reached, or on which no worker can do the job."""
+
+
+class DeviceLost(DataEngineError):
+    """The accelerator's context is dead: nothing that this process computes from here on can be trusted."""

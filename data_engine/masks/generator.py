@@ -11,6 +11,7 @@ suppression that drops most of them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -27,8 +28,11 @@ from data_engine.masks.image_masks import ImageMasks, MaskCounts, OutputMode
 from data_engine.masks.settings import MaskSettings
 from data_engine.masks.suppress import box_nms
 from data_engine.masks.upsample import Upsampler
+from data_engine.sam.device_errors import is_out_of_memory
 from data_engine.sam.resize import scale_points
 from data_engine.sam.segmenter import Embeddings, Segmenter, View
+
+log = logging.getLogger(__name__)
 
 EDGE_TOLERANCE = 20  # pixels from an inner crop edge within which a box counts as cut off (reference: hard-coded)
 
@@ -107,7 +111,7 @@ class MaskGenerator:
         counts = MaskCounts()
         by_window: list[Candidates] = []
         for index, view in enumerate(image.views):
-            embeddings = self.segmenter.encode([view])
+            embeddings = self._encode(view)
             if not embeddings.finite():
                 raise NonFiniteOutput("the image encoder gave NaN or infinity; try precision: reference")
             chunks: list[Candidates] = []
@@ -139,6 +143,16 @@ class MaskGenerator:
         )
         return _columns(image, found, counts)
 
+    def _encode(self, view: View) -> Embeddings:
+        """One view cannot be halved, but what others left in the allocator's cache can be given back."""
+        try:
+            return self.segmenter.encode([view])
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        torch.cuda.empty_cache()  # here the error is gone, and with it the tensors that its traceback held
+        return self.segmenter.encode([view])
+
     def _window_candidates(
         self, image: PreparedImage, index: int, view: View, embeddings: Embeddings, counts: MaskCounts
     ) -> Iterator[Candidates]:
@@ -152,16 +166,23 @@ class MaskGenerator:
         start = 0
         while start < len(points):
             stop = start + self._chunk
+            chunk = None
             try:
                 chunk = self._candidates_at(points[start:stop], image, index, upsampler, embeddings, counts)
-            except torch.OutOfMemoryError:
-                if self._chunk == 1:
+            except Exception as error:
+                if not is_out_of_memory(error) or self._chunk == 1:
                     raise
-                self._chunk //= 2
-                torch.cuda.empty_cache()
+            if chunk is None:  # here the error is gone, and with it the tensors that its traceback held
+                self._shrink(min(self._chunk, len(points) - start))
                 continue
             yield chunk
             start = stop
+
+    def _shrink(self, tried: int) -> None:
+        """Remembers that `tried` prompts at a time do not fit, for all images to come. Results do not depend on it."""
+        self._chunk = max(1, tried // 2)
+        torch.cuda.empty_cache()
+        log.warning("out of memory with %d prompts at a time: going on with %d", tried, self._chunk)
 
     def _candidates_at(
         self,
@@ -193,14 +214,8 @@ class MaskGenerator:
         on_edge = keep & near_inner_edge(boxes, window, image.height, image.width)
         too_large = keep & ~on_edge & (settings.max_mask_area_fraction < 1)
         too_large &= measured.area >= settings.max_mask_area_fraction * image.height * image.width
-        counts.candidates += wanted.numel()
-        counts.rejected_iou += wanted.numel() - len(boxes)
-        counts.rejected_stability += len(boxes) - int(keep.sum())
-        counts.rejected_edge += int(on_edge.sum())
-        counts.rejected_area += int(too_large.sum())
-
         kept = np.flatnonzero(keep & ~on_edge & ~too_large)
-        return Candidates(
+        found = Candidates(
             boxes=boxes[kept],
             predicted_iou=decoded.iou[wanted].cpu().numpy()[kept],
             stability=measured.stability[kept],
@@ -213,6 +228,13 @@ class MaskGenerator:
                 for region in [measured.regions[i]]
             ],
         )
+        # Counted last: whatever ran out of memory above is done again with fewer points.
+        counts.candidates += wanted.numel()
+        counts.rejected_iou += wanted.numel() - len(boxes)
+        counts.rejected_stability += len(boxes) - int(keep.sum())
+        counts.rejected_edge += int(on_edge.sum())
+        counts.rejected_area += int(too_large.sum())
+        return found
 
     def _put_into_runs(self, image: PreparedImage, found: Candidates) -> None:
         threshold = self.segmenter.mask_threshold

@@ -1,4 +1,4 @@
-"""From a model's name or a file to verified weights: registry, cache, safe loading.
+"""From a model's name, file or URL to verified weights: registry, cache, safe loading.
 
 Nothing here executes a pickle: `.pth` files are read with `weights_only=True`, `.safetensors` hold no code at all.
 torch does not check the CRCs of its own zip format (189 of 200 single-bit flips load silently wrong), so a file that
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,10 +17,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from data_engine.errors import CheckpointError
+from data_engine.errors import CheckpointError, UsageError
 from data_engine.sam.checkpoint_layouts import from_huggingface, is_huggingface
-from data_engine.sam.download import download, sha256_of
+from data_engine.sam.digests import sha256_of, sha256_of_cached
+from data_engine.sam.download import download
 from data_engine.sam.model import Sam, SamArchitecture, Uninitialised
+from data_engine.sam.remote_checkpoints import fetch_remote, is_url, locate
+from data_engine.signed_urls import unsigned
+from data_engine.storage import local_path
 
 CACHE_VARIABLE = "DATA_ENGINE_CACHE"
 _RELEASE = "https://dl.fbaipublicfiles.com/segment_anything/"
@@ -88,7 +93,7 @@ def registry() -> dict[str, Checkpoint]:
 class LoadedCheckpoint:
     """Verified weights in segment-anything's layout, float32."""
 
-    name: str  # registry name, or the path as given
+    name: str  # registry name, or the path or URL as given (without the signature of a signed link)
     path: Path
     sha256: str
     architecture: SamArchitecture
@@ -106,50 +111,103 @@ def cached_path(checkpoint: Checkpoint) -> Path:
     if checkpoint.file is not None:
         return checkpoint.file
     assert checkpoint.url is not None
-    return cache_dir() / "checkpoints" / checkpoint.url.rsplit("/", 1)[-1]
+    return _checkpoints_dir() / checkpoint.url.rsplit("/", 1)[-1]
+
+
+def _checkpoints_dir() -> Path:
+    return cache_dir() / "checkpoints"
 
 
 def identify(name_or_path: str | Path) -> str:
-    """The sha256 that a model's weights have or, for a known model that is not fetched yet, must have."""
-    known = registry().get(str(name_or_path))
-    return known.sha256 if known else resolve(name_or_path)[2]
+    """The sha256 that a model's weights have or, for a known model that is not fetched yet, must have.
 
-
-def resolve(name_or_path: str | Path) -> tuple[str, Path, str]:
-    """A name or path -> (name, local file, sha256), fetching a known model that is not there yet.
-
-    A known model whose file has another hash is refused: fetched files are verified while they arrive, so the file
-    was damaged or replaced since.
+    An object behind a URL is fetched to be hashed, unless its store knows the sha256 (Hugging Face does).
     """
     name = str(name_or_path)
-    known = registry().get(name)
-    if known is None:
-        path = Path(name).expanduser()
-        if path.is_dir():  # a Hugging Face model folder
-            path = path / "model.safetensors"
-        if not path.is_file():
-            raise CheckpointError(
-                f"no model {name!r}: not a known name ({', '.join(registry())}) and no file at {path}"
-            )
-        return name, path, _sha256_of(path)
+    if known := registry().get(name):
+        return known.sha256
+    if is_url(name):
+        remote = locate(name)
+        return remote.sha256 or fetch_remote(remote, _checkpoints_dir())[1]
+    return resolve(name)[2]
+
+
+def resolve(name_or_path: str | Path, expected_sha256: str | None = None) -> tuple[str, Path, str]:
+    """A name, path or URL -> (name, local file, sha256), fetching what is not there yet.
+
+    A known model whose file has another hash is refused: fetched files are verified while they arrive, so the file
+    was damaged or replaced since. So are weights that do not have `expected_sha256`, before they are fetched where
+    that can be known. Raises CheckpointError; UsageError for a URL that is not allowed.
+    """
+    name = str(name_or_path)
+    expected = _valid_sha256(expected_sha256) if expected_sha256 is not None else None
+    if known := registry().get(name):
+        _insist(name, known.sha256, expected)
+        return name, *_resolve_known(known)
+    if is_url(name):
+        shown, remote = unsigned(name), locate(name)
+        if remote.sha256 is not None:
+            _insist(shown, remote.sha256, expected)
+        path, found = fetch_remote(remote, _checkpoints_dir())
+    else:
+        shown, path = name, _local_file(name)
+        found = _sha256_of(path)
+    _insist(shown, found, expected)
+    return shown, path, found
+
+
+def _resolve_known(known: Checkpoint) -> tuple[Path, str]:
     path = cached_path(known)
     if not path.exists():
         if known.url is None:
-            raise CheckpointError(f"{name}: {path} is missing from this installation: reinstall the package")
+            raise CheckpointError(f"{known.name}: {path} is missing from this installation: reinstall the package")
         download(known.url, path, sha256=known.sha256, size=known.size)
-        return name, path, known.sha256
-    found = _sha256_of(path)
+    found = _sha256_of(path, cached=known.url is not None)
     if found != known.sha256:
         raise CheckpointError(
-            f"{path} is not {name}: its sha256 is {found}, expected {known.sha256}. "
+            f"{path} is not {known.name}: its sha256 is {found}, expected {known.sha256}. "
             + ("Reinstall the package." if known.url is None else "Delete the file; it will be fetched again.")
         )
-    return name, path, found
+    return path, found
 
 
-def load_checkpoint(name_or_path: str | Path) -> LoadedCheckpoint:
+def _local_file(name: str) -> Path:
+    path = local_path(name) if name.startswith("file://") else Path(name).expanduser()
+    if path.is_dir():  # a Hugging Face model folder
+        path = path / "model.safetensors"
+    if not path.is_file():
+        raise CheckpointError(
+            f"no model {name!r}: not a known name ({', '.join(registry())}), no URL, and no file at {path}"
+        )
+    return path
+
+
+def _insist(name: str, found: str, expected: str | None) -> None:
+    if expected is not None and found != expected:
+        raise CheckpointError(
+            f"{name} is not the model it should be: its sha256 is {found}, expected {expected}. "
+            "Put the expected weights there again, or start a new job with these, into another output"
+        )
+
+
+def _valid_sha256(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise UsageError(f"expected_sha256 {text!r} is not a sha256: use its 64 hexadecimal digits")
+    return text.lower()
+
+
+def load_checkpoint(name_or_path: str | Path, expected_sha256: str | None = None) -> LoadedCheckpoint:
     """Reads and checks a SAM checkpoint of either layout. Raises CheckpointError saying what the file really is."""
-    name, path, sha256 = resolve(name_or_path)
+    name, path, sha256 = resolve(name_or_path, expected_sha256)
+    try:
+        return _load(name, path, sha256)
+    except CheckpointError as error:
+        if is_url(name):  # the file in the cache says nothing to whoever gave the URL
+            raise CheckpointError(f"{name}: {error}") from None
+        raise
+
+
+def _load(name: str, path: Path, sha256: str) -> LoadedCheckpoint:
     state = read_state(path)
     if is_huggingface(state):
         state = from_huggingface(state)
@@ -219,9 +277,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in loaded.items()}
 
 
-def _sha256_of(path: Path) -> str:
+def _sha256_of(path: Path, *, cached: bool = False) -> str:
     try:
-        return sha256_of(path)
+        return sha256_of_cached(path) if cached else sha256_of(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}; check its permissions and its disk") from None
 

@@ -175,17 +175,26 @@ class SamSegmenter:
         return Decoded(decoded.iou[:, outputs], logits)
 
 
-def load_segmenter(name_or_path: str | Path, device: str = "auto", precision: Precision = "reference") -> SamSegmenter:
-    """Loads a SAM by name ("starter", "sam_vit_b", "sam_vit_l", "sam_vit_h"; fetched once) or from a checkpoint file.
+def load_segmenter(
+    name_or_path: str | Path,
+    device: str = "auto",
+    precision: Precision = "reference",
+    *,
+    expected_sha256: str | None = None,
+) -> SamSegmenter:
+    """Loads a SAM by name ("starter", "sam_vit_b", "sam_vit_l", "sam_vit_h"), from a checkpoint file or from a URL.
 
+    What is not here is fetched once: a known model, or a file behind s3://, gs://, az://, hf:// or https://.
     device: "auto" (CUDA if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     precision: "reference" (float32 throughout) or "fast" (bfloat16 image encoder).
-    Raises CheckpointError for a file that is not a usable SAM, UsageError for an unknown device or precision.
+    expected_sha256: what the weights must be; others are refused.
+    Raises CheckpointError for weights that are missing, not a usable SAM or not the expected ones, UsageError for an
+    unknown device or precision.
     """
     if precision not in ("reference", "fast"):
         raise UsageError(f"unknown precision {precision!r}: use 'reference' or 'fast'")
     target = choose_device(device)
-    checkpoint = load_checkpoint(name_or_path)
+    checkpoint = load_checkpoint(name_or_path, expected_sha256)
     with Uninitialised():
         model = Sam(checkpoint.architecture)
     model.load_state_dict(checkpoint.state)

@@ -3,86 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 
-import numpy as np
 import pytest
+from sam.web_server import CONTENT, SHA256, running_server
 
 from data_engine.errors import CheckpointError
 from data_engine.sam import checkpoints
-from data_engine.sam.download import download, sha256_of
-
-CONTENT = np.random.default_rng(0).bytes(3_000_017)
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Serves `content` at any path. Each entry of `faults` spoils one request, in order."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content = CONTENT
-        self.ranges = True
-        self.faults: list[str] = []
-        self.asked: list[str | None] = []  # the Range header of each request
-        self.release = threading.Event()  # ends a "stall"
-        self.url = f"http://127.0.0.1:{self.server_port}/weights.pth"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        server, wanted = self.server, self.headers["Range"]
-        server.asked.append(wanted)
-        fault = server.faults.pop(0) if server.faults else ""
-        if fault.isdigit():
-            self.send_error(int(fault))
-            return
-        if fault == "garbage":
-            self.wfile.write(b"SSH-2.0-OpenSSH\r\n")
-            return
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and server.ranges else 0
-        if start >= len(server.content):
-            self.send_error(416)
-            return
-        body = server.content[start:]
-        if fault == "chunked":
-            self.protocol_version = "HTTP/1.1"
-        self.send_response(206 if start else 200)
-        self.send_header(*(("Transfer-Encoding", "chunked") if fault == "chunked" else ("Content-Length", len(body))))
-        self.end_headers()
-        if fault == "chunked":  # announces more than it sends
-            self.wfile.write(b"%x\r\n" % len(body) + body[:1000])
-            self.close_connection = True
-        elif fault:
-            self.wfile.write(body[: len(body) // 2])
-            self.wfile.flush()
-            if fault == "stall":
-                server.release.wait(30)
-        else:
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+from data_engine.sam.digests import sha256_of
+from data_engine.sam.download import download
 
 
 @pytest.fixture
 def server():
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with running_server() as server:
         yield server
-        server.release.set()
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -95,8 +35,8 @@ def fetch(server, target, **changes):
 
 
 def arrived(target):
-    """What is left in the folder, but for the lock."""
-    return sorted(path.name for path in target.parent.iterdir() if path.suffix != ".lock")
+    """What is left in the folder, but for the lock and the note of the digest."""
+    return sorted(path.name for path in target.parent.iterdir() if path.suffix not in (".lock", ".sha256"))
 
 
 def test_fetches_once(server, target):
