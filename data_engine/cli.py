@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
-import logging
+import os
 import sys
+import traceback
 from contextlib import suppress
 from enum import Enum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from data_engine import __version__
 from data_engine.errors import DataEngineError, DatasetError, UsageError
+from data_engine.storage import redact
+
+if TYPE_CHECKING:
+    from data_engine.config import JobConfig
+    from data_engine.pipeline.plan import JobPlan
 
 app = typer.Typer(
     name="data-engine",
@@ -24,8 +31,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# Paths and ids are printed as they are: [red] and :cat: in them are no markup.
+out = Console(highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+STOPPED = 130  # exit code, as a shell gives it for SIGINT
 
 OutputArgument = Annotated[str, typer.Argument(metavar="OUTPUT", help="The dataset: a folder or an fsspec URL.")]
 
@@ -44,8 +54,11 @@ class ExportFormat(str, Enum):
 def main_options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log one JSON object a line.")] = False,
 ) -> None:
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    from data_engine.pipeline.logs import configure_logging
+
+    configure_logging("DEBUG" if debug else "WARNING", as_json=log_json)
     if version:
         out.print(__version__)
         raise typer.Exit
@@ -55,7 +68,9 @@ def main_options(
     epilog="Examples:\n\n"
     "data-engine generate photos/ masks/\n\n"
     "data-engine generate 's3://bucket/sa_{000000..000999}.tar' s3://bucket/masks --config sa1b\n\n"
-    "data-engine generate photos/ masks/ --set masks.points_per_side=64 --dry-run"
+    "data-engine generate photos/ masks/ --set masks.points_per_side=64 --dry-run\n\n"
+    "data-engine generate s3://bucket/in s3://bucket/masks --config sa1b --dry-run --calibrate 32 --price-per-hour 2.5"
+    "\n\ndata-engine generate s3://bucket/in s3://bucket/masks --config sa1b --engine ray"
 )
 def generate(
     input: Annotated[
@@ -75,6 +90,12 @@ def generate(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many images.", min=1)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; write nothing.")] = False,
+    calibrate: Annotated[
+        int | None, typer.Option(min=1, help="With --dry-run: mask so many images here, and estimate the whole job.")
+    ] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="With --calibrate: what an hour of a device like this one costs.")
+    ] = None,
 ) -> None:
     """Mask every image of INPUT into the dataset OUTPUT. The same command again resumes.
 
@@ -89,12 +110,18 @@ def generate(
     overrides += [f"run.engine={engine.value}"] if engine else []
     settings = load_config(config, overrides + (set_ or []))
     if dry_run:
-        _dry_run(input, output, settings, limit)
+        plan = _dry_run(input, output, settings, limit)
+        if calibrate is not None:
+            _calibrate(plan, settings, calibrate, price_per_hour)
+        out.print("Nothing was written.")
         return
+    if calibrate is not None or price_per_hour is not None:
+        raise UsageError("--calibrate and --price-per-hour go with --dry-run")
     if settings.model.name == "starter":
         err.print(
-            "[yellow]The model is `starter`: small, for trying things out, not for real datasets. "
-            "See docs/starter-model.md; for real masks add --model sam_vit_h[/yellow]"
+            "The model is `starter`: small, for trying things out, not for real datasets. "
+            "See docs/starter-model.md; for real masks add --model sam_vit_h",
+            style="yellow",
         )
     progress = Progress.console()
     try:
@@ -102,7 +129,7 @@ def generate(
     finally:
         progress.stop()
     if report.interrupted:
-        err.print(f"Stopped. What is committed is safe; the same command goes on:\n  {_this_command()}", soft_wrap=True)
+        _say_how_to_go_on()
     elif report.failed_shards:
         err.print("Some shards could not be read; the same command tries them again.")
     out.print(f"{output}: {report.totals.images:,} images, {report.totals.masks:,} masks", soft_wrap=True)
@@ -123,6 +150,7 @@ def status(output: OutputArgument) -> None:
     left = remaining(plan, dataset.commits)
     total = plan.images
     table = summary_table(dataset.totals)
+    table.columns[1].overflow = "fold"  # a path that is cut off is no help
     table.add_row("shards", f"{len(plan.shards) - len(left):,} of {len(plan.shards):,} done")
     if total:
         table.add_row("progress", f"{dataset.totals.images / total:.1%} of {total:,} images")
@@ -155,9 +183,9 @@ def audit(output: OutputArgument) -> None:
 
         report = run_audit(dataset, planned, plan.fingerprint, on_slice)
     for finding in report.findings:
-        out.print(f"[red]✗[/red] {escape(finding)}", soft_wrap=True)
+        _say("✗", "red", finding)
     if report.more_findings:
-        out.print(f"[red]✗[/red] and {report.more_findings:,} more")
+        _say("✗", "red", f"and {report.more_findings:,} more")
     totals = report.totals
     facts = f"{totals.images:,} images, {totals.masks:,} masks, {report.shards:,} shards, {report.slices:,} commits"
     if report.damaged_shards:
@@ -165,9 +193,9 @@ def audit(output: OutputArgument) -> None:
     if report.unreferenced:
         out.print(f"note: {report.unreferenced} files of interrupted attempts are not referenced (harmless)")
     if not report.ok:
-        out.print(f"[red]audit failed[/red]: {facts}, {len(report.findings) + report.more_findings:,} findings")
+        _say("audit failed:", "red", f"{facts}, {len(report.findings) + report.more_findings:,} findings")
         raise typer.Exit(1)
-    out.print(f"[green]✓[/green] audit passed: {facts}")
+    _say("✓", "green", f"audit passed: {facts}")
 
 
 @app.command(
@@ -182,16 +210,19 @@ def export(
         int | None, typer.Option(min=1, help="sa1b: tars of so many images (default: a plain folder).")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    input: Annotated[
+        str | None, typer.Option(help="The INPUT of the dataset, signed anew, where it was a signed link.")
+    ] = None,
 ) -> None:
     """Write the dataset OUTPUT in another format. Reads the original images again."""
     from itertools import islice
 
-    from rich.progress import track
+    from rich.progress import Progress
 
     from data_engine.dataset.export.sa1b import export_sa1b
     from data_engine.dataset.reader import MaskDataset
-    from data_engine.images.decode import decode
-    from data_engine.pipeline.originals import input_settings, with_originals
+    from data_engine.images.decode import decode, is_plain_jpeg
+    from data_engine.pipeline.originals import input_settings, relinked, with_originals
     from data_engine.pipeline.pictures import write_overlays
     from data_engine.pipeline.plan import read_plan
 
@@ -201,18 +232,29 @@ def export(
     dataset = MaskDataset(output)
     settings = input_settings(plan)
     count = min(limit or len(dataset), len(dataset))
-    images = track(islice(with_originals(dataset, plan), count), "exporting", total=count, console=err, transient=True)
+    originals = islice(with_originals(dataset, relinked(plan, input)), count)
+    with Progress(console=err, transient=True) as bar:
+        images = bar.track(originals, total=count, description="exporting")
+        if format is ExportFormat.overlays:
+            written = write_overlays(images, destination, settings)
+        else:
+            report = export_sa1b(
+                images,
+                destination,
+                lambda data: decode(data, settings),
+                is_plain_jpeg,
+                images_per_tar=images_per_tar,
+            )
     if format is ExportFormat.overlays:
-        written = write_overlays(images, destination, settings)
         out.print(f"{destination}: {written} pictures", soft_wrap=True)
         return
-    report = export_sa1b(images, destination, lambda data: decode(data, settings), images_per_tar=images_per_tar)
     out.print(
         f"{destination}: {report.images:,} images, {report.masks:,} masks in {report.files:,} files", soft_wrap=True
     )
     for left_out, reason in (
         (report.failed, "failed when they were masked"),
         (report.without_masks, "have no masks"),
+        (report.too_large, "have more pixels a side than a JPEG can"),
         (report.missing, "could not be read again, or have changed since"),
     ):
         if left_out:
@@ -269,7 +311,7 @@ def list_presets() -> None:
 
     for name, path in presets().items():
         comment = [line.lstrip("# ") for line in path.read_text().splitlines() if line.startswith("#")]
-        out.print(f"[bold]{name:12}[/bold] {comment[0] if comment else ''}", soft_wrap=True)
+        _say(f"{name:12}", "bold", comment[0] if comment else "")
 
 
 @config_app.command("show")
@@ -288,71 +330,158 @@ def doctor(
     output: Annotated[str | None, typer.Argument(metavar="[OUTPUT]", help="A store to check as well.")] = None,
     model: Annotated[str, typer.Option(help="The model to load and time.")] = "starter",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    single_writer: Annotated[
+        bool, typer.Option("--single-writer", help="As run.single_writer=true: do without conditional writes.")
+    ] = False,
 ) -> None:
     """Check this machine, a model and a store before a long job. Exit code 1 if something must be put right."""
     from data_engine.pipeline.doctor import examine
 
     healthy = True
-    for finding in examine(output, model, device):
-        mark = "[green]✓[/green]" if finding.ok else "[red]✗[/red]"
-        out.print(f"{mark} {finding.subject:12} {escape(finding.text)}", soft_wrap=True)
+    for finding in examine(output, model, device, single_writer):
+        _say(*(("✓", "green") if finding.ok else ("✗", "red")), f"{finding.subject:12} {finding.text}")
         healthy &= finding.ok
     if not healthy:
         raise typer.Exit(1)
 
 
-def _dry_run(input_uri: str, output: str, settings: Any, limit: int | None) -> None:
+@app.command(
+    epilog="Example:\n\ndata-engine bench s3://bucket/in --cluster 1,2,4,8 --scratch s3://bucket/scratch --images 800"
+)
+def bench(
+    input: Annotated[str, typer.Argument(metavar="INPUT", help="Images, as for generate.")],
+    cluster: Annotated[str, typer.Option(metavar="N,N,…", help="Numbers of workers to measure, e.g. 1,2,4.")],
+    scratch: Annotated[str, typer.Option(help="Where the datasets go that this makes; all nodes must reach it.")],
+    images: Annotated[int, typer.Option(min=2, help="Images to mask with each number of workers.")] = 200,
+    config: Annotated[str | None, typer.Option(help="A preset or a YAML file.")] = None,
+    model: Annotated[str | None, typer.Option(help="A known model or a checkpoint file.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting.")] = None,
+) -> None:
+    """Measure how images per second grow with the workers of a Ray cluster."""
+    from data_engine.config import load_config
+    from data_engine.pipeline.scaling import measure_scaling
+
+    try:
+        counts = [int(number) for number in cluster.split(",")]
+    except ValueError:
+        raise UsageError(f"--cluster {cluster!r}: write numbers of workers such as 1,2,4") from None
+    settings = load_config(config, ([f"model.name={json.dumps(model)}"] if model else []) + (set_ or []))
+    table = Table(box=None, pad_edge=False)
+    for column in ("workers", "images/s", "efficiency", "start"):
+        table.add_column(column, justify="right")
+    for point in measure_scaling(input, scratch, settings, counts, images):
+        err.print(f"{point.workers} workers: {point.images_per_second:.2f} images/s")
+        table.add_row(
+            str(point.workers),
+            f"{point.images_per_second:.2f}",
+            f"{point.efficiency:.0%}",
+            f"{point.start_seconds:.1f} s",
+        )
+    out.print(table)
+
+
+def _dry_run(input_uri: str, output: str, settings: JobConfig, limit: int | None) -> JobPlan:
     from rich.filesize import decimal
 
     from data_engine.pipeline.plan import make_plan, read_plan
 
     plan = make_plan(input_uri, settings, limit)
     stands = read_plan(output)
-    out.print(f"[bold]input[/bold]   {escape(plan.input)}", soft_wrap=True)
+    _say("input  ", "bold", plan.input)
     known = f"{plan.images:,} images" if plan.images is not None else "images not counted yet"
     out.print(f"        {len(plan.shards):,} shards, {known}, {decimal(plan.bytes)}")
     for reason, count in plan.skipped.items():
         out.print(f"        {count:,} left out: {reason}")
     for warning in plan.warnings:
-        out.print(f"        warning: {escape(warning)}", soft_wrap=True)
+        out.print(f"        warning: {warning}", soft_wrap=True)
     if stands is None:
         state = "new"
     else:
         stands.refuse_unless_same(plan, output)
         state = "holds this job already: it would be resumed"
-    out.print(f"[bold]output[/bold]  {escape(output)} ({state})", soft_wrap=True)
-    out.print(f"[bold]model[/bold]   {escape(plan.model_name)} (sha256 {plan.model_sha256})", soft_wrap=True)
-    out.print("[bold]config[/bold]")
-    sys.stdout.write(settings.to_yaml())
-    out.print("Nothing was written.")
+    _say("output ", "bold", f"{output} ({state})")
+    _say("model  ", "bold", f"{plan.model_name} (sha256 {plan.model_sha256})")
+    out.print("config", style="bold")
+    sys.stdout.write(redact(settings.to_yaml()))
+    return plan
 
 
-def _this_command() -> str:
+def _calibrate(plan: JobPlan, settings: JobConfig, count: int, price_per_hour: float | None) -> None:
+    from rich.filesize import decimal
+
+    from data_engine.pipeline.calibrate import Estimate, calibrate
+    from data_engine.pipeline.progress import duration
+
+    with err.status(f"masking {count} images to measure"):
+        sample = calibrate(plan, settings, count)
+    estimate = Estimate.of(plan, sample, price_per_hour)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column()
+    spread = f"± {sample.error:.0%}" if sample.sampled > 1 else "from one image: take more"
+    failed = f", {sample.failed} failed" if sample.failed else ""
+    table.add_row("measured", f"{sample.sampled} images on {sample.device}{failed}")
+    table.add_row("model", f"{sample.seconds_an_image:.3g} s an image {spread}, {sample.masks:.1f} masks an image")
+    table.add_row("decode", f"{estimate.decode_cores:.1f} cores keep a device busy")
+    table.add_row("images", f"{estimate.images:,}" + ("" if estimate.images_are_counted else " (from their bytes)"))
+    table.add_row("masks", f"{estimate.masks:,}")
+    table.add_row("output", decimal(estimate.output_bytes))
+    table.add_row("time", f"{duration(3600 * estimate.hours)} on one device, {estimate.hours:,.2f} device-hours")
+    if estimate.cost is not None:
+        table.add_row("cost", f"{estimate.cost:,.2f} at {price_per_hour:g} an hour")
+    out.print(table)
+
+
+def _say(mark: str, style: str, text: str) -> None:
+    out.print(Text.assemble((mark, style), " ", text), soft_wrap=True)
+
+
+def _say_how_to_go_on() -> None:
+    """The command to run again, without the secrets of signed links."""
     import shlex
 
-    return shlex.join(["data-engine", *sys.argv[1:]])
+    from data_engine.signed_urls import unsigned
+
+    given = sys.argv[1:]
+    shown = [redact(unsigned(argument)) for argument in given]
+    err.print("Stopped. What is committed is safe; the same command goes on:", soft_wrap=True)
+    err.print(f"  {shlex.join(['data-engine', *shown])}", soft_wrap=True)
+    if shown != given:
+        err.print("  (with its links signed, anew if they have expired)", soft_wrap=True)
 
 
 def main() -> None:
     """Entry point: turns errors into one line and an exit code."""
     debug = "--debug" in sys.argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name need not be text
     try:
         code = app(standalone_mode=False) or 0  # the code of a typer.Exit
     except (KeyboardInterrupt, typer.Abort):
-        err.print("Stopped at once.")
-        code = 130
+        _say_how_to_go_on()
+        code = STOPPED
     except DataEngineError as error:
         if debug:
-            raise
-        err.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+            _print_traceback(error)
+        else:
+            err.print(Text.assemble(("error:", "red"), " ", redact(str(error))), soft_wrap=True)
         code = 2 if isinstance(error, UsageError) else 1
     except Exception as error:
         code = _click_error(error)
         if code is None:
-            raise
+            _print_traceback(error)
+            code = 1
     with suppress(BrokenPipeError):
         sys.stdout.flush()
+    if code == STOPPED:
+        os._exit(code)  # without waiting for threads that read from a store that has stopped sending
     sys.exit(code)
+
+
+def _print_traceback(error: Exception) -> None:
+    """As the interpreter does, but for the secrets that messages of libraries carry."""
+    sys.stderr.write(redact("".join(traceback.format_exception(error))))
 
 
 def _click_error(error: Exception) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -135,3 +136,86 @@ def test_doctor_finds_a_healthy_set_up(folder, tmp_path):
 def test_models_and_presets_are_listed(folder):
     assert all(name in run(folder, "models").stdout for name in ("starter", "sam_vit_b", "sam_vit_l", "sam_vit_h"))
     assert "sa1b" in run(folder, "config", "list").stdout
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(folder, tmp_path):
+    name = "o[/b][red]x:cat:y"
+    photos = write_photos(tmp_path / f"in{name}", 2)
+    (photos / f"{name.replace('/', '')}.jpg").write_bytes(b"no picture")
+    out = str(tmp_path / name)
+    for command, code in (
+        (["generate", str(photos), out, *tiny(), "--dry-run"], 0),
+        (["generate", str(photos), out, *tiny()], 3),
+        (["status", out], 0),
+        (["audit", out], 0),
+        (["export", out, f"{out}-x", "--format", "overlays"], 0),
+        (["export", out, f"{out}-y", "--format", "sa1b"], 0),
+        (["status", f"{out}-none"], 1),
+    ):
+        done = run(folder, *command)
+        shown = done.stdout + done.stderr
+        assert done.returncode == code, shown
+        assert "Traceback" not in shown
+        if command[0] != "audit":
+            assert name in "".join(shown.split()), shown  # a table may wrap it
+
+
+def test_a_name_that_is_no_text_is_shown_escaped(folder, tmp_path):
+    out = os.fsdecode(bytes(tmp_path) + b"/o\xff")
+    done = run(folder, "generate", "photos", out, *tiny())
+    assert done.returncode == 0, done.stderr
+    assert "o\\udcff: 4 images" in done.stdout
+
+
+@pytest.mark.parametrize("options", [["sa1b"], ["sa1b", "--images-per-tar", "2"], ["overlays"]], ids=" ".join)
+def test_an_export_that_cannot_be_written_is_one_line(folder, options):
+    done = run(folder, "export", "masks", "/proc/zz", "--format", *options)
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if line.strip()][-1].startswith("error: /proc/zz")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_plan_that_is_no_plan(folder, tmp_path):
+    (tmp_path / "out/_plan").mkdir(parents=True)
+    (tmp_path / "out/_plan/job.json").write_text("[]")
+    done = run(folder, "status", str(tmp_path / "out"))
+    assert (done.returncode, "is damaged" in done.stderr) == (1, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_job_that_cannot_begin_does_not_claim_its_output(folder, tmp_path):
+    (tmp_path / "bad.pth").write_bytes(b"no checkpoint")
+    for wrong in (["--model", str(tmp_path / "bad.pth")], ["--device", "tpu"], ["--model", "nowhere.pth"]):
+        assert run(folder, "generate", "photos", str(tmp_path / "out"), *tiny(), *wrong).returncode in (1, 2)
+    assert not (tmp_path / "out").exists()
+    done = run(folder, "generate", "photos", str(tmp_path / "out"), *tiny())
+    assert done.returncode == 0, done.stderr
+
+
+def test_doctor_leaves_nothing_behind(folder, tmp_path):
+    for options in ([], ["--single-writer"]):
+        done = run(folder, "doctor", str(tmp_path / "a/b"), "--model", "tiny.safetensors", "--device", "cpu", *options)
+        assert done.returncode == 0, done.stdout
+        assert "single writer" in done.stdout or not options
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_tracebacks_are_for_debug_only_and_hold_no_secrets(folder):
+    link = "https://host.invalid/a.tar?X-Amz-Signature=planted"
+    for options in ([], ["--debug"]):
+        done = run(folder, *options, "generate", link, "out", *tiny())
+        assert done.returncode == 1
+        assert ("Traceback" in done.stderr) == bool(options)
+        assert "planted" not in done.stdout + done.stderr
+
+
+def test_the_command_to_go_on_with_has_no_signature(monkeypatch, capsys):
+    from data_engine import cli
+
+    link = "https://h/a.tar?id=5&X-Amz-Signature=planted"
+    monkeypatch.setattr(sys, "argv", ["x", "generate", link, "out", "--set", f"model.name={link}"])
+    cli._say_how_to_go_on()
+    shown = capsys.readouterr().err
+    assert "planted" not in shown
+    assert "'https://h/a.tar?id=5' out" in shown
+    assert "signed" in shown

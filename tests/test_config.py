@@ -98,3 +98,10 @@ def test_settings_of_speed_are_not_part_of_the_content():
     assert differences(one.content(), load_config("reference").content()) == []
     other = load_config("reference", ["masks.pred_iou_thresh=0.1"])
     assert differences(one.content(), other.content()) == ["masks.pred_iou_thresh: 0.88 -> 0.1"]
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_bytes(b"model:\n  name: \xff\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml: byte 15 is not UTF-8"):
+        load_config(path)

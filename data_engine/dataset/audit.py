@@ -9,17 +9,18 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pycocotools import mask as coco
 from rlemasklib import RLEMask
 
-from data_engine.dataset.commits import CommitRecord, Part, Totals
+from data_engine.dataset.coco_runs import area_and_box
+from data_engine.dataset.commits import COMMITS_FOLDER, MANIFEST_FILE, CommitRecord, Part, Totals, read_commit
 from data_engine.dataset.reader import MaskDataset
 from data_engine.dataset.schema import IMAGES, MASKS, read_metadata
 from data_engine.errors import DataEngineError
@@ -88,7 +89,7 @@ def audit(
             _check_masks(record, masks, report)
         on_slice(record)
     _check_duplicates(ids, report)
-    _check_manifest(dataset, report)
+    _check_manifest(dataset, fingerprint, report)
     report.unreferenced = _unreferenced(dataset)
     return report
 
@@ -217,8 +218,7 @@ def _check_masks(record: CommitRecord, masks: pa.Table, report: AuditReport) -> 
     if not len(rows):
         return
     readable = [rles[row] for row in rows]
-    area = coco.area(readable).astype(np.int64)
-    box = coco.toBbox(readable).astype(np.int64)
+    area, box = area_and_box(readable)
     stored = np.stack([masks[name].to_numpy() for name in ("bbox_x", "bbox_y", "bbox_w", "bbox_h")], 1)[rows]
     stored_area = masks["area"].to_numpy()[rows]
     for i in np.flatnonzero(area != stored_area)[:_SHOWN]:
@@ -244,9 +244,42 @@ def _check_duplicates(ids: list[pa.ChunkedArray], report: AuditReport) -> None:
         report.add(f"image {entry['values']!r}: {entry['counts']} rows")
 
 
-def _check_manifest(dataset: MaskDataset, report: AuditReport) -> None:
-    if dataset.manifest is not None and dataset.manifest.totals != report.totals:
-        report.add("_manifest.json: its totals are not the sum of its commits")
+def _check_manifest(dataset: MaskDataset, fingerprint: str, report: AuditReport) -> None:
+    """The manifest is of this plan, adds up, and holds the very records that were committed one by one."""
+    manifest = dataset.manifest
+    if manifest is None:
+        return
+    if manifest.fingerprint != fingerprint:
+        report.add(f"{MANIFEST_FILE}: belongs to another plan (fingerprint {manifest.fingerprint[:12]})")
+    if manifest.totals != report.totals:
+        report.add(f"{MANIFEST_FILE}: its totals are not the sum of its commits")
+    listed = {record.file: record for record in manifest.commits}
+    if len(listed) < len(manifest.commits):
+        report.add(f"{MANIFEST_FILE}: holds {len(manifest.commits) - len(listed)} records twice")
+    names = [name for name in list_names(join(dataset.root, COMMITS_FOLDER)) if name.endswith(".json")]
+    present = {f"{COMMITS_FOLDER}/{name}" for name in names}
+    for file in sorted(listed.keys() - present):
+        report.add(f"{file}: is gone, {MANIFEST_FILE} has it")
+    for file in sorted(present - listed.keys()):
+        report.add(f"{file}: is not in {MANIFEST_FILE}")
+    for file, problem in _differing(dataset.root, listed, sorted(present & listed.keys())):
+        report.add(f"{file}: {problem}")
+
+
+def _differing(root: str, listed: dict[str, CommitRecord], files: list[str]) -> Iterator[tuple[str, str]]:
+    """(record, problem) of the records that are not what the manifest says they are."""
+
+    def problem(file: str) -> str | None:
+        try:
+            same = read_commit(join(root, file)) == listed[file]
+        except (DataEngineError, FileNotFoundError) as error:
+            return f"cannot be read ({error or 'it is gone'})"
+        return None if same else f"is not the record that {MANIFEST_FILE} has"
+
+    with ThreadPoolExecutor(16) as pool:
+        for file, found in zip(files, pool.map(problem, files), strict=True):
+            if found is not None:
+                yield file, found
 
 
 def _unreferenced(dataset: MaskDataset) -> int:

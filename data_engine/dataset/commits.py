@@ -142,12 +142,14 @@ def read_commits(root: str) -> list[CommitRecord]:
     """Every commit record, by shard and slice."""
     names = [name for name in list_names(join(root, COMMITS_FOLDER)) if name.endswith(".json")]
 
-    def read(name: str) -> CommitRecord:
-        uri = join(root, COMMITS_FOLDER, name)
-        return CommitRecord.from_json(read_bytes(uri), uri)
-
     with ThreadPoolExecutor(16) as pool:
-        return sorted(pool.map(read, names), key=lambda record: (record.shard, record.slice))
+        records = pool.map(lambda name: read_commit(join(root, COMMITS_FOLDER, name)), names)
+        return sorted(records, key=lambda record: (record.shard, record.slice))
+
+
+def read_commit(uri: str) -> CommitRecord:
+    """One record. Raises DatasetError for anything but a whole one, FileNotFoundError and StorageError."""
+    return CommitRecord.from_json(read_bytes(uri), uri)
 
 
 def read_manifest(root: str) -> Manifest | None:

@@ -58,12 +58,15 @@ class MaskDataset:
         """Raises DatasetError when there is no dataset at `root`, or one that this version cannot read."""
         self.root = str(root)
         try:
-            self.plan: dict[str, Any] = json.loads(read_bytes(join(self.root, PLAN_FILE)))
+            plan = json.loads(read_bytes(join(self.root, PLAN_FILE)))
         except (FileNotFoundError, NotADirectoryError):
             raise DatasetError(f"no dataset at {self.root}: it has no {PLAN_FILE}") from None
         except ValueError:
             raise DatasetError(f"{join(self.root, PLAN_FILE)} is damaged: it is not JSON") from None
-        check_version(self.plan.get("schema_version", ""), join(self.root, PLAN_FILE))
+        if not isinstance(plan, dict):
+            raise DatasetError(f"{join(self.root, PLAN_FILE)} is damaged: it is not a JSON object")
+        check_version(str(plan.get("schema_version", "")), join(self.root, PLAN_FILE))
+        self.plan: dict[str, Any] = plan
         self.manifest: Manifest | None = read_manifest(self.root)
 
     @cached_property

@@ -66,6 +66,17 @@ def decode(data: bytes, settings: InputSettings) -> np.ndarray:
         raise _explained(error) from error
 
 
+def is_plain_jpeg(data: bytes) -> bool:
+    """Whether every reader shows these bytes as `decode` does: a colour JPEG that EXIF does not turn. Never raises."""
+    try:
+        if _opener(data) is not JpegImagePlugin.jpeg_factory:
+            return False
+        with _open(data, max_pixels=1 << 62) as image:
+            return image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(0x0112, 1) == 1
+    except Exception:
+        return False
+
+
 def peek_size(data: bytes) -> tuple[int, int] | None:
     """(width, height) as stored, from the header alone; None if it cannot be told. Never raises."""
     try:

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from fsspec import AbstractFileSystem
@@ -16,6 +16,7 @@ from data_engine.images.hosts import input_filesystem
 from data_engine.images.retry import with_retries
 from data_engine.images.settings import InputSettings
 from data_engine.images.shard import FileEntry, ImageError, existing_path
+from data_engine.signed_urls import expires_at
 from data_engine.storage import is_local, local_path, redact, scheme_of
 
 _THIS_MACHINE_AT_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}
@@ -30,18 +31,21 @@ _CREDENTIALS_AT_FAULT = {
 
 
 def fetch(entry: FileEntry, settings: InputSettings) -> bytes:
-    """The bytes of a file. Raises ImageError; StorageError where the fault is the store's and not the image's."""
+    """The bytes of a file. Raises ImageError; StorageError where the fault is the store's and not the image's, and
+    SourceError for a signed link that is not at hand."""
     if entry.size is not None:
         _check_length(entry.size, settings)
     try:
         data = _local(entry, settings) if is_local(entry.uri) else _remote(entry, settings)
     except FileNotFoundError:
+        _refuse_expired(entry)
         raise ImageError("unreadable", "not found") from None
     except (UsageError, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in _THIS_MACHINE_AT_FAULT:
             raise StorageError(f"{redact(entry.uri)}: {error.strerror}") from error
         raise ImageError("unreadable", _one_line(error)) from None
     except StorageError as error:
+        _refuse_expired(entry)
         if _is_the_stores_fault(entry.uri, error.__cause__):
             raise
         raise ImageError("unreadable", _one_line(error.__cause__ or error)) from None
@@ -79,12 +83,22 @@ def _local(entry: FileEntry, settings: InputSettings) -> bytes:
 
 
 def _remote(entry: FileEntry, settings: InputSettings) -> bytes:
-    fs, path = input_filesystem(entry.uri, settings)
+    location = entry.location
+    fs, path = input_filesystem(location, settings)
     if scheme_of(entry.uri) in ("http", "https"):
-        return with_retries(entry.uri, lambda: _response(fs, path, settings))
+        return with_retries(location, lambda: _response(fs, path, settings))
     if entry.size is None:
-        _check_length(with_retries(entry.uri, lambda: fs.info(path)).get("size") or 0, settings)
-    return with_retries(entry.uri, lambda: _whole_object(fs, path, entry.size))
+        _check_length(with_retries(location, lambda: fs.info(path)).get("size") or 0, settings)
+    return with_retries(location, lambda: _whole_object(fs, path, entry.size))
+
+
+def _refuse_expired(entry: FileEntry) -> None:
+    """An image that failed because its link is too old can be had with a new one: it is no failed row."""
+    until = expires_at(entry.link) if entry.link else None
+    if until is not None and until < datetime.now(timezone.utc):
+        raise StorageError(
+            f"{redact(entry.uri)}: its signed link has expired; run the same command with the links signed anew"
+        )
 
 
 def _whole_object(fs: AbstractFileSystem, path: str, size: int | None) -> bytes:

@@ -12,8 +12,9 @@ import pyarrow as pa
 from data_engine.errors import SourceError
 from data_engine.images.parquet import open_parquet
 from data_engine.images.settings import InputSettings
-from data_engine.images.shard import FileEntry, UniqueIds, valid_text
+from data_engine.images.shard import FileEntry, UniqueIds, signed_link, valid_text
 from data_engine.images.stream import InputFile
+from data_engine.signed_urls import unsigned, without_query
 from data_engine.storage import is_local, redact
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
@@ -27,11 +28,16 @@ def read_manifest(uri: str, settings: InputSettings) -> list[FileEntry]:
     Raises SourceError, StorageError, FileNotFoundError.
     """
     ids = UniqueIds()
-    folder = uri[: uri.rfind("/") + 1]
+    address = without_query(uri)
+    folder = address[: address.rfind("/") + 1]
     entries = []
     for written, named in _entries(uri, settings):
-        where = written if "://" in written or written.startswith("/") else folder + written
-        entries.append(FileEntry(ids.claim(valid_text(redact(named))), valid_text(where)))
+        relative = "://" not in written and not written.startswith("/")
+        where = valid_text(folder + written if relative else written)
+        public = unsigned(where)
+        if named == written:  # its signature is no part of its name
+            named = public[len(folder) :] if relative else public
+        entries.append(FileEntry(ids.claim(redact(valid_text(named))), public, link=signed_link(where)))
     return entries
 
 
@@ -56,7 +62,7 @@ def column_of_uris(names: list[str], uri: str, settings: InputSettings) -> str |
 
 def _entries(uri: str, settings: InputSettings) -> Iterator[tuple[str, str]]:
     """(entry as written, what it is called)."""
-    lower = uri.lower()
+    lower = without_query(uri).lower()
     if lower.endswith(".parquet"):
         yield from _from_parquet(uri, settings)
         return

@@ -18,9 +18,11 @@ from data_engine.images.shard import (
     UniqueIds,
     refuse_if_changed,
     shard_id,
+    signed_link,
     valid_text,
 )
 from data_engine.images.stream import InputFile
+from data_engine.signed_urls import unsigned
 from data_engine.storage import redact
 
 _BATCH = 16  # rows decoded at once
@@ -83,14 +85,15 @@ def parquet_shards(
             if rows and (rows >= settings.images_per_shard or group == metadata.num_row_groups - 1):
                 shards.append(
                     Shard(
-                        id=shard_id("parquet", uri, groups),
+                        id=shard_id("parquet", unsigned(uri), groups),
                         kind="parquet",
-                        uri=uri,
+                        uri=unsigned(uri),
                         prefix=prefix,
                         size=sum(_compressed_bytes(metadata.row_group(g)) for g in groups),
                         etag=file.version,
                         images=rows,
                         row_groups=tuple(groups),
+                        link=signed_link(uri),
                     )
                 )
                 groups = []
@@ -113,7 +116,7 @@ def read_parquet(shard: Shard, settings: InputSettings, start: int = 0) -> Itera
 
     Raises ShardDamaged ("changed"), SourceError, StorageError, FileNotFoundError.
     """
-    with open_parquet(shard.uri, settings) as (parquet, file):
+    with open_parquet(shard.location, settings) as (parquet, file):
         refuse_if_changed(shard, file.size, file.version)
         column = image_column(parquet.schema_arrow, shard.uri, settings)
         if column is None:

@@ -6,11 +6,12 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from data_engine.errors import DataEngineError, SourceError
+from data_engine.signed_urls import unsigned
 from data_engine.storage import redact
 
 ShardKind = Literal["files", "tar", "parquet"]
@@ -67,6 +68,14 @@ class FileEntry:
     uri: str
     size: int | None = None
     etag: str | None = None
+    link: str | None = field(default=None, repr=False, compare=False)
+    """The signed link that opens it, if it takes one: `uri` is then that link without its secrets. In memory alone; ""
+    where a plan was read back and the link is not at hand."""
+
+    @property
+    def location(self) -> str:
+        """What to open. Raises SourceError where the signed link is not at hand."""
+        return _location(self.uri, self.link)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +97,13 @@ class Shard:
     """How many images there are, where that is known without reading them."""
     files: tuple[FileEntry, ...] = ()
     row_groups: tuple[int, ...] | None = None
+    link: str | None = field(default=None, repr=False, compare=False)
+    """As in FileEntry, of a tar or Parquet file."""
+
+    @property
+    def location(self) -> str:
+        """What to open. Raises SourceError where the signed link is not at hand."""
+        return _location(self.uri, self.link)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +117,20 @@ class EncodedImage:
     error: ImageError | None = None
     next_offset: int | None = None
     """Where in a tar the next image is found; None where a shard cannot be entered in its middle."""
+
+
+def signed_link(uri: str) -> str | None:
+    """`uri` if it has secrets that `unsigned(uri)` has not."""
+    return uri if unsigned(uri) != uri else None
+
+
+def _location(uri: str, link: str | None) -> str:
+    if link == "":
+        raise SourceError(
+            f"{redact(uri)}: it takes a signed link, and no plan keeps those; run the same command with the input "
+            "(or the links in its manifest) signed anew"
+        )
+    return link or uri
 
 
 def shard_id(kind: str, uri: str, content: Sequence[object] = ()) -> str:

@@ -25,8 +25,10 @@ from data_engine.images.shard import (
     UniqueIds,
     refuse_if_changed,
     shard_id,
+    signed_link,
 )
 from data_engine.images.webdataset import read_tar
+from data_engine.signed_urls import unsigned
 from data_engine.storage import is_local, local_path, redact, scheme_of
 
 _TARS = (".tar", ".tar.gz", ".tgz")
@@ -59,8 +61,8 @@ def list_shards(uri: str, settings: InputSettings) -> Listing:
             found, lambda file: settings.is_image(file.name), f"not an image ({', '.join(settings.extensions)})"
         )
         ids = UniqueIds()
-        entries = [FileEntry(ids.claim(file.name), file.uri, file.size, file.etag) for file in images]
-        root = str(local_path(uri)) if is_local(uri) else uri  # a plan means the same from everywhere
+        entries = [_file_entry(file, ids.claim(file.name)) for file in images]
+        root = str(local_path(uri)) if is_local(uri) else unsigned(uri)  # a plan means the same from everywhere
         shards = _file_shards(root, entries, settings)
     elif kind == "manifest":
         shards = _manifest_shards(found, settings)
@@ -74,6 +76,7 @@ def list_shards(uri: str, settings: InputSettings) -> Listing:
     if not shards:
         passed = "; ".join(f"{count:,} files are {reason}" for reason, count in found.skipped.items())
         raise SourceError(f"{redact(uri)}: no images found" + (f" ({passed})" if passed else ""))
+    _refuse_twice_signed(shards)
     counts = [shard.images for shard in shards]
     return Listing(
         kind=kind,
@@ -120,9 +123,10 @@ def check_unchanged(shard: Shard, settings: InputSettings | None = None) -> None
     """
     if shard.kind == "files" or (settings is None and scheme_of(shard.uri) in ("http", "https")):
         return
-    fs, path = input_filesystem(shard.uri, settings or InputSettings())
+    location = shard.location
+    fs, path = input_filesystem(location, settings or InputSettings())
     try:
-        info = with_retries(shard.uri, lambda: fs.info(path))
+        info = with_retries(location, lambda: fs.info(path))
     except FileNotFoundError:
         raise ShardDamaged(f"{redact(shard.uri)} is gone since it was listed", "changed") from None
     refuse_if_changed(shard, info.get("size"), version(info))
@@ -222,7 +226,7 @@ def _manifest_shards(found: Found, settings: InputSettings) -> list[Shard]:
     for file in manifests:
         entries = read_manifest(file.uri, settings)
         seen.update(entry.image_id for entry in entries)
-        shards += _file_shards(file.uri, entries, settings)
+        shards += _file_shards(unsigned(file.uri), entries, settings)
     repeated = next((name for name, count in seen.items() if count > 1), None)
     if repeated is not None:
         raise SourceError(f"{repeated!r} is in more than one of the manifests; join them into one")
@@ -230,7 +234,28 @@ def _manifest_shards(found: Found, settings: InputSettings) -> list[Shard]:
 
 
 def _tar_shard(file: FoundFile, prefix: str) -> Shard:
-    return Shard(id=shard_id("tar", file.uri), kind="tar", uri=file.uri, prefix=prefix, size=file.size, etag=file.etag)
+    uri = unsigned(file.uri)
+    return Shard(
+        id=shard_id("tar", uri),
+        kind="tar",
+        uri=uri,
+        prefix=prefix,
+        size=file.size,
+        etag=file.etag,
+        link=signed_link(file.uri),
+    )
+
+
+def _file_entry(file: FoundFile, image_id: str) -> FileEntry:
+    return FileEntry(image_id, unsigned(file.uri), file.size, file.etag, signed_link(file.uri))
+
+
+def _refuse_twice_signed(shards: list[Shard]) -> None:
+    """Two links that differ in their signatures alone lead to one file: its images would be there twice."""
+    repeated = [id for id, count in Counter(shard.id for shard in shards).items() if count > 1]
+    if repeated:
+        uri = next(shard.uri for shard in shards if shard.id == repeated[0])
+        raise SourceError(f"{redact(uri)}: it is in the input twice, with two signatures; name it once")
 
 
 def _parquet_shards(files: list[FoundFile], settings: InputSettings) -> list[Shard]:

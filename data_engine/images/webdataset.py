@@ -53,7 +53,7 @@ def read_tar(
     With `offset`, `seen_ids` are the ids before it. Raises ShardDamaged after the last whole image, FileNotFoundError
     and StorageError.
     """
-    with InputFile(shard.uri, settings) as file:
+    with InputFile(shard.location, settings) as file:
         refuse_if_changed(shard, file.size, file.version)
         zipped = offset is None and file.read(2) == b"\x1f\x8b"
         file.seek(0)

@@ -7,7 +7,9 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,8 +29,8 @@ class Finding:
     text: str
 
 
-def examine(output: str | None, model: str, device: str) -> Iterator[Finding]:
-    """Checks the installation, the device, the model and, if one is named, the store. Never raises."""
+def examine(output: str | None, model: str, device: str, single_writer: bool = False) -> Iterator[Finding]:
+    """Checks the installation, the device, the model and, if one is named, the store. Leaves nothing there."""
     yield Finding(
         "software", True, f"data-engine {__version__}, Python {platform.python_version()}, torch {torch.__version__}"
     )
@@ -44,7 +46,7 @@ def examine(output: str | None, model: str, device: str) -> Iterator[Finding]:
     except DataEngineError as error:
         yield Finding("model", False, str(error))
     if output is not None:
-        yield from _examine_store(output)
+        yield from _examine_store(output, single_writer)
 
 
 def _describe(device: torch.device) -> str:
@@ -68,20 +70,38 @@ def _time_model(name: str, device: str) -> Finding:
     return Finding("model", True, text)
 
 
-def _examine_store(output: str) -> Iterator[Finding]:
+def _examine_store(output: str, single_writer: bool) -> Iterator[Finding]:
     begun = time.perf_counter()
     try:
-        check_store(output)
+        with _folders_removed(output):
+            check_store(output, single_writer)
     except DataEngineError as error:
         yield Finding("store", False, str(error))
         return
     except Exception as error:  # a doctor must not die of what it looks for
         yield Finding("store", False, f"{output}: {type(error).__name__}: {error}")
         return
-    yield Finding("store", True, f"{output}: writes, reads, put-if-absent holds ({time.perf_counter() - begun:.2f} s)")
+    holds = "is not asked for (a single writer)" if single_writer else "holds"
+    seconds = time.perf_counter() - begun
+    yield Finding("store", True, f"{output}: writes, reads, put-if-absent {holds} ({seconds:.2f} s)")
     if is_local(output):
         path = local_path(output)
         while not path.exists():
             path = path.parent
         free = shutil.disk_usage(path).free
         yield Finding("disk", free > 2**30, f"{free / 2**30:.1f} GiB free at {path}")
+
+
+@contextmanager
+def _folders_removed(output: str) -> Iterator[None]:
+    """Removes the folders of a local output that were not there before, as long as they are empty."""
+    made: list[Path] = []
+    if is_local(output):
+        plan = local_path(output) / "_plan"
+        made = [folder for folder in (plan, *plan.parents) if not folder.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # another process has put something in
+            for folder in made:
+                folder.rmdir()

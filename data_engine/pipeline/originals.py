@@ -7,20 +7,40 @@ masks never end up on another picture.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from data_engine.config import resolve
 from data_engine.dataset.commits import CommitRecord
 from data_engine.dataset.reader import DatasetImage, MaskDataset
-from data_engine.errors import SourceError, StorageError
+from data_engine.errors import SourceError, StorageError, UsageError
 from data_engine.images.fingerprint import sha256
 from data_engine.images.settings import InputSettings
-from data_engine.images.sources import read_shard
-from data_engine.pipeline.plan import JobPlan
+from data_engine.images.sources import list_shards, read_shard
+from data_engine.pipeline.plan import JobPlan, PlannedShard, input_name, with_links
 
 
 def input_settings(plan: JobPlan) -> InputSettings:
     """The settings that the plan's images were read with."""
     return resolve({"input": plan.config["input"]}, "the dataset's plan").input
+
+
+def relinked(plan: JobPlan, input_uri: str | None = None) -> JobPlan:
+    """`plan` with the signed links that its input takes, if any: listed anew where the plan says, or at `input_uri`.
+
+    Without `input_uri`, an input that cannot be listed leaves the links out, and the originals behind them are missing.
+    Raises UsageError for an `input_uri` that is not the plan's but for its signature.
+    """
+    if input_uri is not None and input_name(input_uri) != plan.input:
+        raise UsageError(f"{input_name(input_uri)}: the dataset was made from another input, {plan.input}")
+    if not plan.lacks_links:
+        return plan
+    try:
+        shards = list_shards(input_uri or plan.input, input_settings(plan)).shards
+    except (SourceError, StorageError):
+        if input_uri is not None:
+            raise
+        return plan
+    return with_links(plan, replace(plan, shards=tuple(PlannedShard(shard) for shard in shards)))
 
 
 def with_originals(dataset: MaskDataset, plan: JobPlan) -> Iterator[tuple[DatasetImage, bytes | None]]:

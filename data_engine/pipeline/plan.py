@@ -11,12 +11,8 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from io import BytesIO
 from itertools import islice
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_engine import __version__
 from data_engine.config import JobConfig, differences
@@ -24,10 +20,12 @@ from data_engine.dataset.commits import PLAN_FILE, CommitRecord
 from data_engine.dataset.schema import SCHEMA_VERSION, check_version
 from data_engine.errors import DatasetError, PlanMismatch, SourceError
 from data_engine.images.settings import InputSettings
-from data_engine.images.shard import FileEntry, Shard
+from data_engine.images.shard import Shard
 from data_engine.images.sources import list_shards, read_shard
 from data_engine.pipeline.commit import new_owner, put, put_if_absent
+from data_engine.pipeline.shard_table import from_parquet, to_parquet
 from data_engine.sam.checkpoints import identify
+from data_engine.signed_urls import unsigned
 from data_engine.storage import is_local, join, local_path, read_bytes
 
 
@@ -75,6 +73,11 @@ class JobPlan:
         return sum(counts) if None not in counts else None  # type: ignore[arg-type]
 
     @property
+    def lacks_links(self) -> bool:
+        """Whether its input takes signed links that are not at hand, as after reading a plan back."""
+        return any("" in (s.shard.link, *(file.link for file in s.shard.files)) for s in self.shards)
+
+    @property
     def bytes(self) -> int:
         return sum(shard.shard.size or 0 for shard in self.shards)
 
@@ -108,16 +111,21 @@ class JobPlan:
 
 
 def make_plan(input_uri: str, config: JobConfig, limit: int | None = None) -> JobPlan:
-    """Lists the input and freezes the job. Reads, writes nothing. Raises SourceError, CheckpointError, UsageError."""
+    """Lists the input and freezes the job. Reads, writes nothing. Raises SourceError, CheckpointError, UsageError.
+
+    Signed links stay in its shards, in memory: what is written and compared knows them without their secrets.
+    """
     listing = list_shards(input_uri, config.input)
     shards: Iterable[PlannedShard] = [PlannedShard(shard) for shard in listing.shards]
     if limit is not None:
         shards = _first_images(shards, limit, config.input)
+    model_name = unsigned(config.model.name)
+    content = config.content()
     return JobPlan(
-        input=str(local_path(input_uri)) if is_local(input_uri) else input_uri,
+        input=input_name(input_uri),
         limit=limit,
-        config=config.content(),
-        model_name=config.model.name,
+        config={**content, "model": {**content["model"], "name": model_name}},
+        model_name=model_name,
         model_sha256=identify(config.model.name),
         shards=tuple(shards),
         warnings=tuple(listing.warnings),
@@ -125,8 +133,16 @@ def make_plan(input_uri: str, config: JobConfig, limit: int | None = None) -> Jo
     )
 
 
+def input_name(input_uri: str) -> str:
+    """An input as its plan names it: the same from every folder, and without the secrets of a signed link."""
+    return str(local_path(input_uri)) if is_local(input_uri) else unsigned(input_uri)
+
+
 def read_plan(root: str) -> JobPlan | None:
-    """The plan of a dataset, or None where there is none. Raises DatasetError for a damaged one."""
+    """The plan of a dataset, or None where there is none. Raises DatasetError for a damaged one.
+
+    Where the input takes signed links, they are missing: `with_links` puts them in.
+    """
     where = join(root, PLAN_FILE)
     try:
         data = read_bytes(where)
@@ -144,23 +160,21 @@ def read_plan(root: str) -> JobPlan | None:
             config=job["config"],
             model_name=job["model"]["name"],
             model_sha256=job["model"]["sha256"],
-            shards=_shards_from_table(pq.read_table(BytesIO(table), page_checksum_verification=True)),
+            shards=tuple(PlannedShard(shard, take) for shard, take in from_parquet(table)),
             warnings=tuple(job["warnings"]),
             skipped=job["skipped"],
         )
-    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+        fingerprint = (plan.fingerprint, job["fingerprint"])
+    except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
         raise DatasetError(f"{where} is damaged ({type(error).__name__}: {error})") from None
-    if plan.fingerprint != job["fingerprint"]:
+    if fingerprint[0] != fingerprint[1]:
         raise DatasetError(f"{where} is damaged: its content does not have the fingerprint it names")
     return plan
 
 
 def write_plan(root: str, plan: JobPlan, single_writer: bool = False) -> JobPlan:
     """Makes `plan` the plan of the dataset at `root` unless another process was faster; returns what stands."""
-    table = _shards_to_table(plan.shards)
-    sink = BytesIO()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    data = sink.getvalue()
+    data = to_parquet((planned.shard, planned.take) for planned in plan.shards)
     digest = hashlib.sha256(data).hexdigest()
     file = f"_plan/shards-{digest[:16]}.parquet"
     put(join(root, file), data)
@@ -189,7 +203,21 @@ def write_plan(root: str, plan: JobPlan, single_writer: bool = False) -> JobPlan
     stands = read_plan(root)
     assert stands is not None, "the plan was there a moment ago"
     stands.refuse_unless_same(plan, root)
-    return stands
+    return with_links(stands, plan)
+
+
+def with_links(plan: JobPlan, current: JobPlan) -> JobPlan:
+    """`plan`, read back, with the signed links that `current` has: the same job's input, listed anew."""
+    if not plan.lacks_links:
+        return plan
+    shard_links = {planned.id: planned.shard.link for planned in current.shards}
+    file_links = {(f.image_id, f.uri): f.link for planned in current.shards for f in planned.shard.files}
+
+    def linked(shard: Shard) -> Shard:
+        files = tuple(replace(file, link=file_links.get((file.image_id, file.uri), file.link)) for file in shard.files)
+        return replace(shard, files=files, link=shard_links.get(shard.id, shard.link))
+
+    return replace(plan, shards=tuple(replace(planned, shard=linked(planned.shard)) for planned in plan.shards))
 
 
 def new_inputs(plan: JobPlan, current: JobPlan) -> int:
@@ -211,19 +239,34 @@ class Remaining:
 
 
 def remaining(plan: JobPlan, commits: Iterable[CommitRecord]) -> dict[str, Remaining]:
-    """Shards that are not finished, in the plan's order, each with the point to go on from."""
-    newest: dict[str, CommitRecord] = {}
+    """Shards that are not finished, in the plan's order, each with the point to go on from.
+
+    Raises DatasetError when the slices of a shard do not follow each other: images would be lost or doubled.
+    """
+    slices: dict[str, list[CommitRecord]] = {}
     for record in commits:
-        if record.shard not in newest or record.slice > newest[record.shard].slice:
-            newest[record.shard] = record
+        slices.setdefault(record.shard, []).append(record)
     todo = {}
     for planned in plan.shards:
-        last = newest.get(planned.id)
-        if last is None:
-            todo[planned.id] = Remaining(0, 0, None)
-        elif not last.final:
-            todo[planned.id] = Remaining(last.slice + 1, last.first_image + last.totals.images, last.next_offset)
+        at = Remaining(0, 0, None)
+        finished = False
+        for record in sorted(slices.get(planned.id, ()), key=lambda record: record.slice):
+            if record.slice != at.slice:
+                break  # others commit while the store is listed: one that came late can be missing
+            if record.first_image != at.image or finished:
+                raise DatasetError(
+                    f"shard {planned.id}: slice {record.slice} starts at image {record.first_image}, expected "
+                    f"{'nothing' if finished else at.image}; `data-engine audit` shows what is there"
+                )
+            at, finished = after(record), record.final
+        if not finished:
+            todo[planned.id] = at
     return todo
+
+
+def after(record: CommitRecord) -> Remaining:
+    """Where a shard goes on after a slice."""
+    return Remaining(record.slice + 1, record.first_image + record.totals.images, record.next_offset)
 
 
 def now() -> str:
@@ -248,48 +291,3 @@ def _first_images(shards: Iterable[PlannedShard], limit: int, settings: InputSet
         if not limit:
             break
     return taken
-
-
-_FILE = pa.struct([("image_id", pa.string()), ("uri", pa.string()), ("size", pa.int64()), ("etag", pa.string())])
-_SHARDS = pa.schema(
-    [
-        ("id", pa.string()),
-        ("kind", pa.string()),
-        ("uri", pa.string()),
-        ("prefix", pa.string()),
-        ("size", pa.int64()),
-        ("etag", pa.string()),
-        ("images", pa.int64()),
-        ("take", pa.int64()),
-        ("row_groups", pa.list_(pa.int64())),
-        ("files", pa.list_(_FILE)),
-    ]
-)
-
-
-def _shards_to_table(shards: Iterable[PlannedShard]) -> pa.Table:
-    rows = [
-        {
-            **{
-                name: getattr(planned.shard, name) for name in ("id", "kind", "uri", "prefix", "size", "etag", "images")
-            },
-            "take": planned.take,
-            "row_groups": planned.shard.row_groups,
-            "files": [{name: getattr(file, name) for name in _FILE.names} for file in planned.shard.files],
-        }
-        for planned in shards
-    ]
-    return pa.Table.from_pylist(rows, _SHARDS)
-
-
-def _shards_from_table(table: pa.Table) -> tuple[PlannedShard, ...]:
-    shards = []
-    for row in table.to_pylist():
-        take, groups, files = row.pop("take"), row.pop("row_groups"), row.pop("files")
-        shard = Shard(
-            **row,
-            row_groups=tuple(groups) if groups else None,
-            files=tuple(FileEntry(**file) for file in files),
-        )
-        shards.append(PlannedShard(shard, take))
-    return tuple(shards)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as coco
 
+from data_engine.dataset.coco_runs import area_and_box
 from data_engine.dataset.commits import CommitRecord, Manifest, Part, Totals
 from data_engine.dataset.schema import SCHEMA_VERSION
 from data_engine.dataset.writer import FinishedFile, SliceWriter
@@ -103,12 +104,12 @@ def mask_columns(rng: np.random.Generator, count: int) -> dict | None:
     if not count:
         return None
     rles = [coco.encode(random_mask(rng)) for _ in range(count)]
-    boxes = coco.toBbox(rles).astype(int)
+    area, boxes = area_and_box(rles)
     constant = {"height": HEIGHT, "width": WIDTH, "crop_x": 0, "crop_y": 0, "crop_w": WIDTH, "crop_h": HEIGHT}
     return {
         **{name: [value] * count for name, value in constant.items()},
         **{name: boxes[:, i] for i, name in enumerate(("bbox_x", "bbox_y", "bbox_w", "bbox_h"))},
-        "area": coco.area(rles).astype(int),
+        "area": area,
         "predicted_iou": rng.uniform(0.8, 1, count),
         "stability_score": rng.uniform(0.9, 1, count),
         "point_x": boxes[:, 0] + 0.5,

@@ -149,3 +149,52 @@ def test_a_manifest_that_does_not_add_up(tmp_path):
     totals = dataclasses.replace(dataset.manifest.totals, masks=1)
     (tmp_path / "_manifest.json").write_bytes(dataclasses.replace(dataset.manifest, totals=totals).to_json())
     assert any("_manifest.json" in finding for finding in findings(tmp_path))
+
+
+def committed(root, index):
+    return sorted((root / "_commits").iterdir())[index]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda root: committed(root, 1).unlink(), "is gone, _manifest.json has it"),
+        (lambda root: committed(root, 1).write_text("{"), "cannot be read"),
+        (lambda root: committed(root, 1).with_stem("c" * 16).write_text("{}"), "is not in _manifest.json"),
+        (
+            lambda root: committed(root, 1).write_text(
+                committed(root, 1).read_text().replace('"attempt": "1"', '"attempt": "2"')
+            ),
+            "is not the record that _manifest.json has",
+        ),
+    ],
+    ids=["gone", "damaged", "extra", "different"],
+)
+def test_records_that_are_not_those_of_the_manifest(tmp_path, change, expected):
+    build(tmp_path)
+    assert findings(tmp_path) == []
+    change(tmp_path)
+    (finding,) = findings(tmp_path)
+    assert expected in finding
+
+
+def test_a_manifest_of_another_plan_or_with_a_record_twice(tmp_path):
+    build(tmp_path)
+    path = tmp_path / "_manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"fingerprint": "0" * 64}))
+    assert findings(tmp_path) == ["_manifest.json: belongs to another plan (fingerprint 000000000000)"]
+    path.write_text(json.dumps(manifest | {"commits": manifest["commits"] + manifest["commits"][:1]}))
+    assert any("holds 1 records twice" in finding for finding in findings(tmp_path))
+
+
+def test_a_slice_of_hundreds_of_masks(tmp_path):
+    """pycocotools.area overflows with more than 255 at once."""
+    build(tmp_path, slices=1, images=32, complete=False)
+    planned = [PlannedCount(shard, 32) for shard in SHARDS]
+    report = audit(MaskDataset(tmp_path), planned, FINGERPRINT)
+    assert report.ok
+    assert report.totals.masks > 2 * 300
+    last = MaskDataset(tmp_path).commits[0].masks.rows - 1
+    rewrite(tmp_path, "masks", with_value("area", last, 7000))
+    assert [f for f in findings(tmp_path, planned) if "stored area 7000" in f and f" row {last}:" in f]

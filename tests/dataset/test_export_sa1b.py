@@ -13,6 +13,8 @@ from pycocotools import mask as coco
 
 from data_engine.dataset.export.sa1b import as_jpeg, export_sa1b
 from data_engine.dataset.reader import MaskDataset
+from data_engine.errors import StorageError
+from data_engine.images.decode import is_plain_jpeg as plain
 
 # in the order of an authentic record
 SA_1B_KEYS = ["bbox", "area", "segmentation", "predicted_iou", "point_coords", "crop_box", "id", "stability_score"]
@@ -44,7 +46,7 @@ def originals(dataset, missing=()):
 
 
 def test_a_folder_has_the_files_and_the_schema_of_sa_1b(dataset, tmp_path):
-    report = export_sa1b(originals(dataset), str(tmp_path / "out"), decode)
+    report = export_sa1b(originals(dataset), str(tmp_path / "out"), decode, plain)
     assert (report.images, report.failed, report.files) == (8, 4, 16)
     for number in range(1, 9):
         record = json.loads((tmp_path / f"out/sa_{number}.json").read_text())
@@ -78,7 +80,7 @@ def test_a_folder_has_the_files_and_the_schema_of_sa_1b(dataset, tmp_path):
 
 
 def test_annotation_ids_are_unique_and_numbers_lead_back_to_the_images(dataset, tmp_path):
-    export_sa1b(originals(dataset), str(tmp_path), decode)
+    export_sa1b(originals(dataset), str(tmp_path), decode, plain)
     ids = [
         annotation["id"]
         for number in range(1, 9)
@@ -91,7 +93,7 @@ def test_annotation_ids_are_unique_and_numbers_lead_back_to_the_images(dataset, 
 
 
 def test_tars_hold_pairs_in_order(dataset, tmp_path):
-    report = export_sa1b(originals(dataset), str(tmp_path), decode, images_per_tar=3)
+    report = export_sa1b(originals(dataset), str(tmp_path), decode, plain, images_per_tar=3)
     assert report.files == 3
     names = []
     for number in range(3):
@@ -102,13 +104,13 @@ def test_tars_hold_pairs_in_order(dataset, tmp_path):
 
 
 def test_originals_that_are_gone_are_counted(dataset, tmp_path):
-    report = export_sa1b(originals(dataset, missing={"a/0-0.jpg"}), str(tmp_path), decode)
+    report = export_sa1b(originals(dataset, missing={"a/0-0.jpg"}), str(tmp_path), decode, plain)
     assert (report.images, report.missing) == (7, 1)
 
 
 def test_a_plain_jpeg_is_taken_over_byte_for_byte():
     data = picture()
-    assert as_jpeg(data, decode) == (data, True)
+    assert as_jpeg(data, decode, plain) == (data, True)
 
 
 @pytest.mark.parametrize(
@@ -121,9 +123,50 @@ def test_a_plain_jpeg_is_taken_over_byte_for_byte():
     ids=["png", "grey", "rotated by EXIF"],
 )
 def test_anything_else_is_encoded_from_the_pixels_that_were_masked(data):
-    jpeg, copied = as_jpeg(data, decode)
+    jpeg, copied = as_jpeg(data, decode, plain)
     assert not copied
     with Image.open(io.BytesIO(jpeg)) as image:
         assert (image.format, image.mode) == ("JPEG", "RGB")
         assert image.getexif().get(0x0112, 1) == 1
         assert np.abs(np.asarray(image).astype(int) - decode(data)).mean() < 2
+
+
+def test_originals_above_pillows_own_limit_are_exported(monkeypatch):
+    """A job may raise input.max_pixels; what it masked must come out again."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert as_jpeg(picture(), decode, plain) == (picture(), True)
+    pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    assert as_jpeg(picture("PNG"), lambda data: pixels, plain)[1] is False
+
+
+def test_images_that_no_jpeg_can_hold_are_counted(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("data_engine.dataset.export.sa1b.JPEG_MAX_SIDE", WIDTH - 1)
+    report = export_sa1b(originals(dataset), str(tmp_path), decode, plain)
+    assert (report.images, report.too_large) == (0, 8)
+
+
+@pytest.mark.parametrize("images_per_tar", [None, 3])
+@pytest.mark.parametrize("destination", ["/proc/zz", "a_file", "a_file/below"])
+def test_a_destination_that_refuses_is_one_line(dataset, tmp_path, monkeypatch, destination, images_per_tar):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_file").write_text("")
+    with pytest.raises(StorageError, match=destination) as caught:
+        export_sa1b(originals(dataset), destination, decode, plain, images_per_tar=images_per_tar)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_no_room_for_a_tar_in_the_making(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda: open("/dev/full", "r+b", buffering=0))  # noqa: SIM115
+    with pytest.raises(StorageError, match=r"No space left.*TMPDIR"):
+        export_sa1b(originals(dataset), str(tmp_path), decode, plain, images_per_tar=3)
+    assert list(tmp_path.glob("*.tar")) == []
+
+
+def test_an_export_that_breaks_off_leaves_no_half_tar(dataset, tmp_path):
+    def breaking():
+        yield from list(originals(dataset))[:3]
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        export_sa1b(breaking(), str(tmp_path / "out"), decode, plain, images_per_tar=3)
+    assert not (tmp_path / "out").exists()

@@ -109,3 +109,11 @@ def test_a_commit_record_that_is_cut_short_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DatasetError, match=rf"{path.name} is damaged"):
         list(MaskDataset(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["[]", "1", "null", '"x"', "{"])
+def test_a_plan_that_is_no_object_is_damage(tmp_path, content):
+    (tmp_path / "_plan").mkdir()
+    (tmp_path / "_plan/job.json").write_text(content)
+    with pytest.raises(DatasetError, match="damaged"):
+        MaskDataset(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 from encoded import encode, picture
 from PIL import Image, ImageCms
 
-from data_engine.images.decode import decode
+from data_engine.images.decode import decode, is_plain_jpeg
 from data_engine.images.settings import InputSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # pytest resets the filters that decode sets
@@ -208,3 +208,23 @@ def test_broken_exif_does_not_cost_the_picture() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (20, 20000)])
 def test_odd_shapes(shape: tuple[int, int]) -> None:
     assert decoded(np.zeros((*shape, 3), np.uint8)).shape == (*shape, 3)
+
+
+def test_plain_jpegs_are_those_that_every_reader_shows_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow's limit is not ours
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    plain = encode(RGB, "JPEG")
+    assert is_plain_jpeg(plain)
+    two = Image.fromarray(RGB)
+    for other in (
+        encode(RGB),
+        encode(GRAY, "JPEG"),
+        encode(Image.fromarray(RGB).convert("CMYK"), "JPEG"),
+        encode(RGB, "JPEG", exif=turned),
+        encode(two, "MPO", save_all=True, append_images=[two]),
+        plain[:20],
+        b"",
+        b"\xff\xd8\xff",
+    ):
+        assert not is_plain_jpeg(other)

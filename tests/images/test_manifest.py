@@ -137,7 +137,8 @@ def test_signatures_stay_out_of_the_dataset(tmp_path: Path) -> None:
     url = "http://127.0.0.1:9/a.png?X-Amz-Signature=planted&x=1"
     (tmp_path / "m.jsonl").write_text(json.dumps({"url": url}) + "\n")
     (shard,) = list_shards(str(tmp_path / "m.jsonl"), InputSettings()).shards
-    assert shard.files[0].uri == url
+    assert (shard.files[0].location, shard.files[0].uri) == (url, "http://127.0.0.1:9/a.png?x=1")
+    assert shard.files[0].image_id == shard.files[0].uri
     (image,) = read_shard(shard, InputSettings())
     assert "planted" not in f"{image.image_id} {image.uri} {image.error}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 from pipeline.tiny_job import config_for, write_photos, write_tar
@@ -107,3 +108,20 @@ def test_a_grown_input_adds_shards_and_renumbers_none(tiny_model, tmp_path):
     assert {shard.id for shard in before.shards} < {shard.id for shard in after.shards}
     assert new_inputs(before, after) == 1
     assert new_inputs(before, before) == 0
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "1", "null", '"x"', "{", '{"schema_version": 1}'])
+def test_a_plan_that_is_none_is_damage(tmp_path, content):
+    (tmp_path / "_plan").mkdir()
+    (tmp_path / "_plan/job.json").write_text(content)
+    with pytest.raises(DatasetError, match="damaged"):
+        read_plan(str(tmp_path))
+
+
+@pytest.mark.parametrize("missing", ["fingerprint", "config", "skipped", "shards"])
+def test_a_plan_that_lacks_something_is_damage(plan, tmp_path, missing):
+    write_plan(str(tmp_path / "out"), plan)
+    path = tmp_path / "out/_plan/job.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != missing}))
+    with pytest.raises(DatasetError, match="damaged"):
+        read_plan(str(tmp_path / "out"))

@@ -12,19 +12,22 @@ import json
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from data_engine.dataset.export.destination import put_bytes, put_stream
 from data_engine.dataset.reader import DatasetImage
-from data_engine.storage import filesystem, join, translated
+from data_engine.errors import StorageError
+from data_engine.storage import join
 
 JPEG_QUALITY = 95
+JPEG_MAX_SIDE = 65_500  # of libjpeg
 INDEX_FILE = "index.parquet"
 
 
@@ -36,6 +39,7 @@ class ExportReport:
     without_masks: int = 0
     failed: int = 0
     missing: int = 0  # originals that are gone or changed
+    too_large: int = 0  # of more pixels a side than a JPEG can have
     copied: int = 0  # JPEGs taken over byte for byte; the others were encoded again
 
 
@@ -43,6 +47,7 @@ def export_sa1b(
     images: Iterable[tuple[DatasetImage, bytes | None]],
     destination: str,
     decode: Callable[[bytes], np.ndarray],
+    is_plain_jpeg: Callable[[bytes], bool],
     *,
     images_per_tar: int | None = None,
     on_image: Callable[[DatasetImage], None] = lambda image: None,
@@ -50,15 +55,14 @@ def export_sa1b(
     """Writes images and masks as SA-1B: a folder, or tars of `images_per_tar` images.
 
     images: rows with their original bytes (None when they could not be had again); decode: bytes -> HxWx3 uint8 as the
-    masks were made on. Failed images and images without masks are left out and counted. `index.parquet` maps SA-1B's
-    numbers back to image_id and uri.
+    masks were made on; is_plain_jpeg: whether bytes are a JPEG that every reader shows as `decode` does, so that it is
+    taken over. Failed images and images without masks are left out and counted. `index.parquet` maps SA-1B's numbers
+    back to image_id and uri. Raises StorageError when the destination, or the room for a tar in the making, fails.
     """
     report = ExportReport()
     index: dict[str, list[Any]] = {"sa_id": [], "file": [], "image_id": [], "uri": []}
-    annotation_id = 0
-    with ExitStack() as stack:
-        sink: _Sink = _Folder(destination) if images_per_tar is None else _Tars(destination, images_per_tar)
-        stack.callback(sink.close)
+    sink: _Sink = _Folder(destination) if images_per_tar is None else _Tars(destination, images_per_tar)
+    try:
         for image, data in images:
             on_image(image)
             if image.row["status"] == "failed":
@@ -67,20 +71,24 @@ def export_sa1b(
                 report.without_masks += 1
             elif data is None:
                 report.missing += 1
+            elif max(image.row["height"], image.row["width"]) > JPEG_MAX_SIDE:
+                report.too_large += 1
             else:
                 number = report.images + 1
-                jpeg, copied = as_jpeg(data, decode)
-                record = sa1b_record(image, number, annotation_id + 1)
+                jpeg, copied = as_jpeg(data, decode, is_plain_jpeg)
+                record = sa1b_record(image, number, report.masks + 1)
                 file = sink.add(number, jpeg, json.dumps(record, separators=(",", ":")).encode())
                 for name, value in zip(index, (number, file, image.image_id, image.row["uri"]), strict=True):
                     index[name].append(value)
-                annotation_id += len(image)
-                report.images, report.masks = number, annotation_id
+                report.images, report.masks = number, report.masks + len(image)
                 report.copied += copied
+        sink.finish()
+    finally:
+        sink.discard()
     report.files = sink.files
     buffer = io.BytesIO()
     pq.write_table(pa.table(index), buffer, compression="zstd")
-    _put(join(destination, INDEX_FILE), buffer.getvalue())
+    put_bytes(join(destination, INDEX_FILE), buffer.getvalue())
     return report
 
 
@@ -112,14 +120,11 @@ def sa1b_record(image: DatasetImage, number: int, first_annotation_id: int) -> d
     }
 
 
-def as_jpeg(data: bytes, decode: Callable[[bytes], np.ndarray]) -> tuple[bytes, bool]:
-    """The image as a JPEG whose pixels are those the masks were made on, and whether it is the original file.
-
-    An original is taken over only if every reader shows it the same way: colour, and not rotated by EXIF.
-    """
-    with Image.open(io.BytesIO(data)) as image:
-        plain = image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(0x0112, 1) == 1
-    if plain:
+def as_jpeg(
+    data: bytes, decode: Callable[[bytes], np.ndarray], is_plain_jpeg: Callable[[bytes], bool]
+) -> tuple[bytes, bool]:
+    """The image as a JPEG whose pixels are those the masks were made on, and whether it is the original file."""
+    if is_plain_jpeg(data):
         return data, True
     buffer = io.BytesIO()
     Image.fromarray(decode(data)).save(buffer, "JPEG", quality=JPEG_QUALITY)
@@ -130,7 +135,12 @@ class _Sink(Protocol):
     files: int
 
     def add(self, number: int, jpeg: bytes, record: bytes) -> str: ...
-    def close(self) -> None: ...
+
+    def finish(self) -> None:
+        """Puts what is held back."""
+
+    def discard(self) -> None:
+        """Drops what is held back, if `finish` was not reached."""
 
 
 class _Folder:
@@ -139,12 +149,14 @@ class _Folder:
         self.files = 0
 
     def add(self, number: int, jpeg: bytes, record: bytes) -> str:
-        _put(join(self._destination, f"sa_{number}.jpg"), jpeg)
-        _put(join(self._destination, f"sa_{number}.json"), record)
+        put_bytes(join(self._destination, f"sa_{number}.jpg"), jpeg)
+        put_bytes(join(self._destination, f"sa_{number}.json"), record)
         self.files += 2
         return f"sa_{number}.jpg"
 
-    def close(self) -> None: ...
+    def finish(self) -> None: ...
+
+    def discard(self) -> None: ...
 
 
 class _Tars:
@@ -153,48 +165,52 @@ class _Tars:
     def __init__(self, destination: str, images_per_tar: int) -> None:
         self._destination, self._images_per_tar = destination, images_per_tar
         self._held = 0
-        self._file: Any = None
-        self._tar: tarfile.TarFile | None = None
+        self._file: IO[bytes] | None = None
         self.files = 0
 
     def add(self, number: int, jpeg: bytes, record: bytes) -> str:
-        if self._tar is None:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with its tar
-            self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
-        for name, data in ((f"sa_{number}.jpg", jpeg), (f"sa_{number}.json", record)):
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            self._tar.addfile(member, io.BytesIO(data))
+        with _room_for_a_tar():
+            if self._file is None:
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it is put or dropped
+            for name, data in ((f"sa_{number}.jpg", jpeg), (f"sa_{number}.json", record)):
+                _write_member(self._file, name, data)
         name = f"sa_{self.files:06d}.tar"
         self._held += 1
         if self._held == self._images_per_tar:
-            self.close()
+            self.finish()
         return name
 
-    def close(self) -> None:
-        if self._tar is None:
+    def finish(self) -> None:
+        if self._file is None:
             return
-        self._tar.close()
-        self._file.seek(0)
-        uri = join(self._destination, f"sa_{self.files:06d}.tar")
-        fs, path = filesystem(uri)
-        with translated(uri):
-            fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            with fs.open(path, "wb") as target:
-                for block in _blocks(self._file):
-                    target.write(block)
-        self._file.close()
-        self._tar, self._held = None, 0
+        with _room_for_a_tar():
+            self._file.write(bytes(-(self._file.tell() + 1024) % tarfile.RECORDSIZE + 1024))  # the end marker
+            self._file.seek(0)
+        put_stream(join(self._destination, f"sa_{self.files:06d}.tar"), self._file)
+        self.discard()
         self.files += 1
 
+    def discard(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):  # what is buffered may find no room either
+                self._file.close()
+        self._file, self._held = None, 0
 
-def _blocks(file: Any) -> Iterator[bytes]:
-    while block := file.read(1 << 22):
-        yield block
+
+def _write_member(file: IO[bytes], name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    file.write(member.tobuf(tarfile.USTAR_FORMAT))
+    file.write(data)
+    file.write(bytes(-len(data) % tarfile.BLOCKSIZE))
 
 
-def _put(uri: str, data: bytes) -> None:
-    fs, path = filesystem(uri)
-    with translated(uri):
-        fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        fs.pipe_file(path, data)
+@contextmanager
+def _room_for_a_tar() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"a tar in the making, in the folder for temporary files: {error.strerror or error}; "
+            "free some space there, or set TMPDIR to a folder that has more"
+        ) from error

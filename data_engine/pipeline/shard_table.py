@@ -1,0 +1,81 @@
+"""The plan's shards as a Parquet file and back. Signed links stay out; that one is needed is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from io import BytesIO
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_engine.images.shard import FileEntry, Shard
+
+_FILE = pa.struct(
+    [
+        ("image_id", pa.string()),
+        ("uri", pa.string()),
+        ("size", pa.int64()),
+        ("etag", pa.string()),
+        ("signed", pa.bool_()),
+    ]
+)
+_SHARDS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("kind", pa.string()),
+        ("uri", pa.string()),
+        ("prefix", pa.string()),
+        ("size", pa.int64()),
+        ("etag", pa.string()),
+        ("images", pa.int64()),
+        ("signed", pa.bool_()),
+        ("take", pa.int64()),
+        ("row_groups", pa.list_(pa.int64())),
+        ("files", pa.list_(_FILE)),
+    ]
+)
+
+
+def to_parquet(shards: Iterable[tuple[Shard, int | None]]) -> bytes:
+    """(shard, how many of its images belong to the job or None for all) -> a Parquet file."""
+    rows = [
+        {
+            **{name: getattr(shard, name) for name in ("id", "kind", "uri", "prefix", "size", "etag", "images")},
+            "signed": shard.link is not None,
+            "take": take,
+            "row_groups": shard.row_groups,
+            "files": [_file_row(file) for file in shard.files],
+        }
+        for shard, take in shards
+    ]
+    sink = BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, _SHARDS), sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue()
+
+
+def from_parquet(data: bytes) -> Iterator[tuple[Shard, int | None]]:
+    """What `to_parquet` was given. Raises TypeError, KeyError or ValueError (Arrow's) for another table."""
+    for row in pq.read_table(BytesIO(data), page_checksum_verification=True).to_pylist():
+        take, groups, files = row.pop("take"), row.pop("row_groups"), row.pop("files")
+        shard = Shard(
+            **_link(row),
+            row_groups=tuple(groups) if groups else None,
+            files=tuple(FileEntry(**_link(file)) for file in files),
+        )
+        yield shard, take
+
+
+def _file_row(file: FileEntry) -> dict[str, Any]:
+    return {
+        "image_id": file.image_id,
+        "uri": file.uri,
+        "size": file.size,
+        "etag": file.etag,
+        "signed": file.link is not None,
+    }
+
+
+def _link(row: dict[str, Any]) -> dict[str, Any]:
+    signed = row.pop("signed", False)
+    return {**row, "link": "" if signed else None}

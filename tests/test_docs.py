@@ -1,0 +1,64 @@
+"""The documentation is finished, its links lead somewhere, and its commands are ones that the parser takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from data_engine.cli import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PLACEHOLDER = re.compile(r"\b[A-Z]+(?:_[A-Z]+)*_(?:TABLE|LINE|FIGURES?|NUMBERS?|HERE)\b|\b(?:TODO|FIXME|TBD|XXX)\b")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_nothing_waits_to_be_filled_in(page):
+    assert PLACEHOLDER.findall(page.read_text()) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_to_files(page):
+    targets = [link.partition("#")[0] for link in LINK.findall(page.read_text()) if "://" not in link]
+    assert [target for target in targets if target and not (page.parent / target).exists()] == []
+
+
+def commands() -> Iterator[list[str]]:
+    """The arguments of every data-engine command in the fenced blocks of the README."""
+    for block in re.findall(r"^```[^\n]*\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["data-engine"]:
+                yield words[1:]
+
+
+def parse(command: typer.core.TyperCommand, words: list[str]) -> None:
+    """Parses as the command line would, runs nothing."""
+    context = command.make_context(command.name, list(words))
+    if isinstance(command, typer.core.TyperGroup) and context._protected_args:
+        name, inner, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        assert inner is not None, name
+        parse(inner, rest)
+
+
+def test_the_readme_shows_commands():
+    assert len(list(commands())) >= 5
+
+
+@pytest.mark.parametrize("words", commands(), ids=shlex.join)
+def test_commands_of_the_readme_are_accepted(words):
+    parse(typer.main.get_command(app), words)
+
+
+@pytest.mark.parametrize(
+    "words", [["generate", "photos"], ["audit", "masks", "--repair"], ["frobnicate"]], ids=shlex.join
+)
+def test_the_parser_refuses_what_is_wrong(words):
+    with pytest.raises(Exception, match=r"Missing |No such option|No such command"):
+        parse(typer.main.get_command(app), words)

@@ -1,0 +1,40 @@
+"""What back ends raise becomes one kind of error, and messages hold no secrets."""
+
+from __future__ import annotations
+
+import pytest
+
+from data_engine.errors import StorageError
+from data_engine.images import retry
+from data_engine.images.settings import InputSettings
+from data_engine.images.sources import list_shards
+from data_engine.storage import redact, translated
+
+
+@pytest.mark.parametrize(
+    "library", ["httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub.errors", "aiohttp", "requests"]
+)
+def test_errors_of_the_libraries_behind_fsspec_are_translated(library):
+    error = type("ConnectError", (Exception,), {"__module__": library})
+    with pytest.raises(StorageError, match="hf://datasets/a: ConnectError: no route"), translated("hf://datasets/a"):
+        raise error("no route")
+
+
+def test_errors_of_our_own_are_not(tmp_path):
+    with pytest.raises(ZeroDivisionError), translated("hf://datasets/a"):
+        raise ZeroDivisionError
+
+
+def test_hugging_face_without_a_network(monkeypatch):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(retry, "STORE_WAITS", ())
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(StorageError, match="hf://datasets/nobody/nothing"):
+        list_shards("hf://datasets/nobody/nothing/data.parquet", InputSettings())
+
+
+def test_redact_masks_every_link_in_a_text():
+    text = redact("403 for https://h/a?Policy=planted&Signature=planted&Key-Pair-Id=planted, token=planted")
+    assert "planted" not in text
+    assert text.startswith("403 for https://h/a?Policy=***")
