@@ -2,18 +2,17 @@
 
 Correctness does not rest on it: a slice is committed by whoever puts its record first, so a shard may be given out
 twice. The scheduler decides what that costs: shards are retried elsewhere, suspects run alone, stragglers get a second
-runner.
+runner. docs/scheduling.md tells the story.
 """
 
 from __future__ import annotations
 
-import heapq
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from enum import Enum
 
+from data_engine.pipeline.circuit_breaker import CircuitBreaker
+from data_engine.pipeline.commands import Assign, Command, Dismiss, GiveUp, Leave
 from data_engine.pipeline.events import (
     Event,
     ImageDone,
@@ -23,136 +22,45 @@ from data_engine.pipeline.events import (
     SliceCommitted,
     SliceLost,
 )
+from data_engine.pipeline.policy import Loss, Policy
+from data_engine.pipeline.shard_queue import Shard, ShardQueue, ShardTask
+from data_engine.pipeline.worker_pace import Pace, Worker
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """When to retry, when to give up. Times are seconds."""
-
-    max_in_flight: int = 2  # shards a worker holds: one in the model, the others being fetched
-    shard_retries: int = 3  # further tries of a shard that cannot be read
-    retry_pause: float = 5.0  # doubled at every retry
-    foreign_pause: float = 30.0  # before looking again at a shard that another driver commits
-    image_deaths: int = 2  # workers that one image may kill
-    shard_deaths: int = 8  # workers that one shard may kill before it is set aside, when no image can be blamed
-    image_timeout: float = 1800.0  # a worker that says nothing for so long is killed
-    give_up_after: int = 5  # workers lost in a row, or shards failed, before anything is done; later four times as many
-    speculate: float | None = 2.0  # a second runner, once the first would take so many times longer than a new one
-
-
-class Loss(Enum):
-    """Why a worker is gone, and whose fault it is."""
-
-    DIED = "died"  # charged to the image it held
-    OUT_OF_MEMORY = "out of memory"  # charged likewise
-    TIMED_OUT = "timed out"  # charged likewise
-    PREEMPTED = "preempted"  # nobody's: its node went
-    UNFIT = "unfit"  # the node's, which gets no more work
-    STOPPED = "stopped"  # asked to
-
-
-@dataclass(frozen=True, slots=True)
-class ShardTask:
-    """A shard to do, and how many images it has left, if that is known."""
-
-    id: str
-    images: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Assign:
-    """Give the shard to the worker. `careful`: alone, image by image. `quarantined`: image id -> why it is left out."""
-
-    worker: str
-    shard: str
-    careful: bool = False
-    quarantined: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """Tell the worker that the shard is no longer its own."""
-
-    worker: str
-    shard: str
-
-
-@dataclass(frozen=True, slots=True)
-class Dismiss:
-    """Kill the worker."""
-
-    worker: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """The set-up is wrong: end the job."""
-
-    reason: str
-
-
-Command = Assign | Leave | Dismiss | GiveUp
-
-
-@dataclass(slots=True)
-class _Shard:
-    """A shard that has been given out at least once."""
-
-    task: ShardTask
-    workers: list[str] = field(default_factory=list)
-    failures: int = 0
-    deaths: int = 0
-    careful: bool = False
-    avoid: str | None = None
-    suspects: Counter[str] = field(default_factory=Counter)
-    quarantined: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Worker:
-    node: str
-    heard: float
-    shards: list[str] = field(default_factory=list)  # the first is in the model
-    since: float = 0.0  # when the first one became the first
-    images: int = 0  # done of the first one
-    ahead: int = 0  # of these, not committed yet
-    image: str | None = None  # in the model
-    draining: bool = False
+__all__ = ["Assign", "Command", "Dismiss", "GiveUp", "Leave", "Loss", "Policy", "Scheduler", "ShardTask"]
 
 
 class Scheduler:
-    """Feed it what happens, do what it says, until `finished`."""
+    """Feed it what happens, do what it says, until `finished`.
+
+    `now` is any clock that never goes back, in seconds. Names of workers are not used twice.
+    """
 
     def __init__(self, tasks: Iterable[ShardTask], policy: Policy, seed: int = 0) -> None:
         self._policy = policy
-        self._pending = deque(tasks)
-        self._later: list[tuple[float, int, ShardTask]] = []
-        self._order = 0
-        self._shards: dict[str, _Shard] = {}
-        self._workers: dict[str, _Worker] = {}
-        self._idle: dict[str, None] = {}  # in the order in which they became so
+        self._queue = ShardQueue(tasks)
+        self._shards: dict[str, Shard] = {}  # given out at least once, neither done nor failed
+        self._workers: dict[str, Worker] = {}
+        self._idle: dict[str, None] = {}  # hold nothing, in the order in which they came to that
+        self._clearing: set[str] = set()  # get nothing new, to be free for a shard that needs a worker of its own
+        self._dismissed: set[str] = set()
+        self._pace = Pace()
         self._random = random.Random(seed)
         self._shared = False
         self._stopping = False
         self._given_up = False
-        self._losses_in_a_row = 0
-        self._failures_in_a_row = 0
-        self._loss_reasons: Counter[str] = Counter()
-        self._worked = False  # an image has been done
-        self._seconds = 0.0
-        self._images_timed = 0
-        self.total = len(self._pending)
+        self._breaker = CircuitBreaker(policy.give_up_after)
+        self._silence_checked = 0.0
+        self.total = len(self._queue)
         self.done = 0
         self.failed: dict[str, str] = {}
-        self.excluded: dict[str, str] = {}  # node -> why it gets no work
-        self.retries: Counter[str] = Counter()  # by cause
+        self.excluded: dict[str, str] = {}  # node -> why it should get no more workers
+        self.retries: Counter[str] = Counter()  # shards given out again, by cause
 
     # ---- what others may ask ----------------------------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:
-        """Nothing is left to do, or nobody is left who may do it."""
+        """Nothing is left to do or, once stopped, nobody is at it any more."""
         if self._given_up or self._stopping:
             return not any(worker.shards for worker in self._workers.values())
         return self.done + len(self.failed) == self.total
@@ -164,7 +72,7 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Shards that nobody has."""
-        return len(self._pending) + len(self._later)
+        return len(self._queue)
 
     @property
     def idle(self) -> int:
@@ -173,46 +81,48 @@ class Scheduler:
     def workers(self) -> Iterator[tuple[str, str, str | None, int]]:
         """(name, node, shard in the model or None, images done of it) of every worker, for display."""
         for name, worker in self._workers.items():
-            yield name, worker.node, worker.shards[0] if worker.shards else None, worker.images
+            yield name, worker.node, worker.shards[0].id if worker.shards else None, worker.images
 
     # ---- events -----------------------------------------------------------------------------------------------------
 
     def worker_ready(self, name: str, node: str, now: float) -> list[Command]:
         """A worker has loaded the model."""
-        self._workers[name] = _Worker(node, now)
+        if name in self._workers:
+            return []
+        self._dismissed.discard(name)
+        self._workers[name] = Worker(node, now)
         return self._feed(name, now)
 
     def worker_draining(self, name: str) -> list[Command]:
-        """A worker's node is about to go: it gets nothing new. What it has not begun goes to others."""
+        """A worker's node is about to go: it gets nothing new. What it has not begun goes to others, from `tick` on."""
         worker = self._workers.get(name)
         if worker is None or worker.draining:
             return []
         worker.draining = True
         self._idle.pop(name, None)
-        waiting = worker.shards[1:]
+        self._clearing.discard(name)
+        waiting = worker.prefetched()
         for shard in waiting:
-            self._release(name, shard)
-            self._requeue(self._shards[shard])
-        return [Leave(name, shard) for shard in waiting]
+            self._take_back(name, worker, shard)
+            if not shard.workers:
+                self._queue.put(shard)
+        return [Leave(name, shard.id) for shard in waiting]
 
     def worker_lost(self, name: str, loss: Loss, reason: str, now: float, node: str | None = None) -> list[Command]:
-        """A worker is gone, or never came up."""
+        """A worker is gone, or never came up. One that was dismissed need not be reported, but may."""
+        if name in self._dismissed:
+            self._dismissed.discard(name)
+            return []
         worker = self._workers.pop(name, None)
         self._idle.pop(name, None)
-        held = worker.shards if worker else []
-        for shard in held:
-            self._shards[shard].workers.remove(name)
-        if loss in (Loss.DIED, Loss.OUT_OF_MEMORY, Loss.TIMED_OUT) and held:
-            assert worker is not None
-            self._charge(worker, loss, reason)
+        self._clearing.discard(name)
+        node = node or (worker.node if worker else "?")
+        known_unfit = loss is Loss.UNFIT and node in self.excluded
         if loss is Loss.UNFIT:
-            self.excluded[node or (worker.node if worker else "?")] = reason
-        for shard in reversed(held):
-            if shard in self._shards and not self._shards[shard].workers:
-                self._requeue(self._shards[shard])
-        if held:
-            self.retries[loss.value] += len(held)
-        commands = self._count_loss(loss, reason)
+            self.excluded[node] = reason
+        commands = self._free_shards(name, worker, loss, reason) if worker and worker.shards else []
+        if loss not in (Loss.PREEMPTED, Loss.STOPPED) and not known_unfit:
+            commands += self._give_up(self._breaker.worker_lost(reason, others=len(self._workers)))
         return commands + self._feed_idle(now)
 
     def report(self, name: str, events: Iterable[Event], now: float) -> list[Command]:
@@ -223,29 +133,31 @@ class Scheduler:
             worker.heard = now
         for event in events:
             if isinstance(event, ShardDone):
-                commands += self._shard_done(name, event.shard, now)
-            elif worker is not None:
-                commands += self._heard(name, worker, event, now)
+                commands += self._shard_done(event.shard, name, now)
+            elif worker is None:
+                continue
+            elif isinstance(event, ImageStarted):
+                if self._pace.turn_to(worker, event.shard, now):
+                    worker.image = event.image_id
+            elif isinstance(event, ImageDone):
+                self._image_done(worker, event, now)
+            elif isinstance(event, SliceCommitted):
+                self._committed(worker, event.record.shard, event.record.totals.images)
+            elif isinstance(event, SliceLost):
+                commands += self._shard_left(name, worker, event.shard, now)
+            elif isinstance(event, ShardFailed):
+                commands += self._shard_failed(name, worker, event, now)
         return commands
 
     def tick(self, now: float) -> list[Command]:
-        """Time passes: retries become due, silent workers are killed, stragglers get help."""
+        """Time passes: retries become due, silent workers are killed, stragglers get help. About once a second."""
+        self._queue.due(now)
         commands: list[Command] = []
-        while self._later and self._later[0][0] <= now:
-            self._pending.append(heapq.heappop(self._later)[2])
-        silent = [
-            (name, worker)
-            for name, worker in self._workers.items()
-            if worker.shards and now - worker.heard > self._policy.image_timeout
-        ]
-        for name, worker in silent:
-            reason = f"no sign of life for {self._policy.image_timeout:.0f} s"
-            if worker.image:
-                reason += f", at image {worker.image}"
-            commands.append(Dismiss(name, reason))
-            commands += self.worker_lost(name, Loss.TIMED_OUT, reason, now)
+        if now - self._silence_checked >= self._policy.image_timeout / 100:
+            self._silence_checked = now
+            commands += self._dismiss_silent(now)
         commands += self._feed_idle(now)
-        if self._idle and not self._pending and not self._stopping:
+        if self._idle and not self._queue:
             commands += self._help(now)
         return commands
 
@@ -256,247 +168,219 @@ class Scheduler:
 
     # ---- a worker's report ------------------------------------------------------------------------------------------
 
-    def _heard(self, name: str, worker: _Worker, event: Event, now: float) -> list[Command]:
-        match event:
-            case ImageStarted(shard, image_id):
-                self._now_in_model(worker, shard, now)
-                worker.image = image_id
-            case ImageDone(shard):
-                self._now_in_model(worker, shard, now)
-                worker.image = None
-                worker.images += 1
-                worker.ahead += 1
-                self._worked = True
-                self._losses_in_a_row = 0
-            case SliceCommitted(record):
-                self._committed(worker, record.shard, record.totals.images)
-            case SliceLost(shard):
-                return self._shard_left(name, shard, now)
-            case ShardFailed(shard):
-                return self._shard_failed(name, event, now)
-        return []
+    def _image_done(self, worker: Worker, event: ImageDone, now: float) -> None:
+        if not self._pace.turn_to(worker, event.shard, now):
+            return
+        worker.image = None
+        worker.images += 1
+        worker.ahead += 1
+        suspects = worker.shards[0].suspects
+        if suspects:
+            suspects.pop(event.image_id, None)  # it was only there when something else killed
+        self._breaker.image_done()
 
-    def _now_in_model(self, worker: _Worker, shard: str, now: float) -> None:
-        if worker.shards and worker.shards[0] != shard and shard in worker.shards:
-            worker.shards.remove(shard)
-            worker.shards.insert(0, shard)
-            worker.since, worker.images, worker.ahead = now, 0, 0
-
-    def _committed(self, worker: _Worker, shard: str, images: int) -> None:
-        if worker.shards and worker.shards[0] == shard:
+    def _committed(self, worker: Worker, shard_id: str, images: int) -> None:
+        if worker.shards and worker.shards[0].id == shard_id:
             worker.ahead = max(0, worker.ahead - images)
-        state = self._shards.get(shard)
-        if state is not None and state.task.images is not None:
-            state.task = ShardTask(shard, max(0, state.task.images - images))
+        shard = self._shards.get(shard_id)
+        if shard is not None and shard.images is not None:
+            shard.images = max(0, shard.images - images)
 
-    def _shard_done(self, name: str, shard: str, now: float) -> list[Command]:
-        state = self._shards.pop(shard, None)
-        if state is None:
+    def _shard_done(self, shard_id: str, name: str, now: float) -> list[Command]:
+        shard = self._shards.pop(shard_id, None)
+        if shard is None:
+            if self.failed.pop(shard_id, None) is not None:  # by one that was given up for lost, after all
+                self.done += 1
             return []
         self.done += 1
-        self._worked = True
-        self._losses_in_a_row = self._failures_in_a_row = 0
-        worker = self._workers.get(name)
-        if worker is not None and worker.shards and worker.shards[0] == shard:
-            self._seconds += now - worker.since
-            self._images_timed += max(1, worker.images)
-        if not state.workers:  # done by one that was given up for lost: it must not be given out again
-            self._pending = deque(task for task in self._pending if task.id != shard)
-            self._later = [entry for entry in self._later if entry[2].id != shard]
-            heapq.heapify(self._later)
+        self._pace.shards += 1
+        self._breaker.shard_done()
+        if not shard.workers:  # the same: it must not be given out again
+            self._queue.remove(shard)
         commands: list[Command] = []
-        for holder in tuple(state.workers):
-            self._drop(holder, shard, now)
+        for holder in shard.workers:
+            self._pace.drop(self._workers[holder], shard, now)
             if holder != name:
-                commands.append(Leave(holder, shard))
+                commands.append(Leave(holder, shard_id))
+        for holder in shard.workers:
             commands += self._feed(holder, now)
         return commands
 
-    def _shard_left(self, name: str, shard: str, now: float) -> list[Command]:
-        state = self._shards.get(shard)
-        if state is None or name not in state.workers:
+    def _shard_left(self, name: str, worker: Worker, shard_id: str, now: float) -> list[Command]:
+        """Somebody else committed a slice first, and this worker leaves the rest to them."""
+        shard = self._held(worker, shard_id)
+        if shard is None:
             return []
-        self._release(name, shard, now)
-        if not state.workers:  # another driver is at it
-            if not self._shared:
-                self._shared = True
-                mixed = list(self._pending)
-                self._random.shuffle(mixed)  # two drivers that meet should part
-                self._pending = deque(mixed)
-            self._requeue(state, now + self._policy.foreign_pause)
+        self._release(name, worker, shard, now)
+        if not shard.workers:
+            self.retries["slice lost"] += 1
+            if shard.raced:  # perhaps a worker of ours, which may be gone: look at once
+                shard.raced = False
+                self._queue.put(shard)
+            else:  # another driver is at it
+                if not self._shared:
+                    self._shared = True
+                    self._queue.shuffle(self._random)  # two drivers that meet should part
+                self._queue.put_later(shard, now + self._policy.foreign_pause, foreign=True)
         return self._feed(name, now)
 
-    def _shard_failed(self, name: str, event: ShardFailed, now: float) -> list[Command]:
-        shard = event.shard
-        state = self._shards.get(shard)
-        if state is None or name not in state.workers:
+    def _shard_failed(self, name: str, worker: Worker, event: ShardFailed, now: float) -> list[Command]:
+        shard = self._held(worker, event.shard)
+        if shard is None:
             return []
-        self._release(name, shard, now)
-        state.failures += 1
-        if not state.workers:
-            if event.permanent or state.failures > self._policy.shard_retries:
-                self._set_aside(state, event.message)
+        self._release(name, worker, shard, now)
+        shard.failures += 1
+        commands: list[Command] = []
+        if not shard.workers:
+            if event.permanent or shard.failures > self._policy.shard_retries:
+                commands += self._set_aside(shard, event.message)
             else:
-                state.avoid = name
+                shard.avoid = name
                 self.retries["shard failed"] += 1
-                self._requeue(state, now + self._policy.retry_pause * 2 ** (state.failures - 1))
-        commands = self._feed(name, now)
-        if self._failures_in_a_row >= self._policy.give_up_after * (4 if self.done else 1) and not self._given_up:
-            count = self._failures_in_a_row
-            commands.append(self._give_up(f"{count} shards in a row could not be done, the last: {event.message}"))
-        return commands
+                self._queue.put_later(shard, now + self._policy.retry_pause * 2 ** (shard.failures - 1))
+        return commands + self._feed(name, now)
 
     # ---- losses -----------------------------------------------------------------------------------------------------
 
-    def _charge(self, worker: _Worker, loss: Loss, reason: str) -> None:
-        """Who killed the worker is not known, only what it held: all of that runs alone from now on, image by image."""
+    def _dismiss_silent(self, now: float) -> list[Command]:
+        timeout = self._policy.image_timeout
+        silent = [(n, w) for n, w in self._workers.items() if w.shards and now - w.heard > timeout]
+        commands: list[Command] = []
+        for name, worker in silent:
+            reason = f"no sign of life for {timeout:.0f} s" + (f", at image {worker.image}" if worker.image else "")
+            commands.append(Dismiss(name, reason))
+            commands += self.worker_lost(name, Loss.TIMED_OUT, reason, now)
+            self._dismissed.add(name)
+        return commands
+
+    def _free_shards(self, name: str, worker: Worker, loss: Loss, reason: str) -> list[Command]:
+        """Of a lost worker. Who killed it is not known, only what it held: all of that runs alone from now on."""
+        commands: list[Command] = []
+        charged = loss in (Loss.DIED, Loss.OUT_OF_MEMORY, Loss.TIMED_OUT)
         for shard in worker.shards:
-            self._shards[shard].careful = True
-        state = self._shards[worker.shards[0]]
-        state.deaths += 1
-        if worker.image is not None:
-            state.suspects[worker.image] += 1
-            count = state.suspects[worker.image]
-            if count >= self._policy.image_deaths:
-                state.quarantined[worker.image] = f"it killed its worker {count} times, last: {loss.value} ({reason})"
-                state.deaths = 0
-        if state.deaths >= self._policy.shard_deaths and not state.workers:
-            self._set_aside(state, f"it killed its worker {state.deaths} times, last: {loss.value} ({reason})")
+            shard.workers.remove(name)
+            shard.raced = True
+            shard.careful |= charged
+        first = worker.shards[0]
+        if charged:
+            how = f"{loss.value} ({reason})"
+            first.blame(worker.image, how, self._policy.image_deaths)
+            if first.deaths >= self._policy.shard_deaths and not first.workers:
+                commands += self._set_aside(first, f"it killed its worker {first.deaths} times, last: {how}")
+        elif loss is Loss.UNFIT:  # unless it is the shard, which would have one node after the other excluded
+            first.failures += 1
+            if first.failures > self._policy.shard_retries and not first.workers:
+                commands += self._set_aside(first, reason)
+        for shard in worker.shards:
+            if shard.id in self._shards and not shard.workers:
+                self._queue.put(shard)
+                if not self._stopping:
+                    self.retries[loss.value] += 1
+        return commands
 
-    def _count_loss(self, loss: Loss, reason: str) -> list[Command]:
-        if loss in (Loss.PREEMPTED, Loss.STOPPED):
-            return []
-        self._losses_in_a_row += 1
-        self._loss_reasons[reason] += 1
-        if self._losses_in_a_row < self._policy.give_up_after * (4 if self._worked else 1) or self._given_up:
-            return []
-        reasons = "; ".join(f"{reason} ({count}x)" for reason, count in self._loss_reasons.most_common(3))
-        return [
-            self._give_up(f"{self._losses_in_a_row} workers in a row were lost before an image was done: {reasons}")
-        ]
+    def _set_aside(self, shard: Shard, message: str) -> list[Command]:
+        """Nobody holds it: it will not be done."""
+        self.failed[shard.id] = message
+        del self._shards[shard.id]
+        return self._give_up(self._breaker.shard_failed(message))
 
-    def _give_up(self, reason: str) -> GiveUp:
+    def _give_up(self, reason: str | None) -> list[Command]:
+        if reason is None or self._given_up:
+            return []
         self._given_up = True
         self.stop()
-        return GiveUp(reason)
-
-    def _set_aside(self, state: _Shard, message: str) -> None:
-        self.failed[state.task.id] = message
-        self._failures_in_a_row += 1
-        del self._shards[state.task.id]
+        return [GiveUp(reason)]
 
     # ---- giving out -------------------------------------------------------------------------------------------------
 
     def _feed_idle(self, now: float) -> list[Command]:
         commands: list[Command] = []
-        for name in tuple(self._idle):
-            if not self._pending:
-                break
-            commands += self._feed(name, now)
+        if self._queue:
+            for name in tuple(self._idle):
+                commands += self._feed(name, now)
+                if not self._queue:
+                    break
         return commands
 
     def _feed(self, name: str, now: float) -> list[Command]:
         """Gives a worker as much as it may hold."""
-        worker = self._workers.get(name)
-        if worker is None or worker.draining or self._stopping:
+        worker = self._workers[name]
+        if worker.draining or self._stopping:
             return []
         commands: list[Command] = []
-        while self._pending and len(worker.shards) < self._policy.max_in_flight and not self._alone(worker):
-            state = self._take(name, alone=not worker.shards)
-            if state is None:
+        while len(worker.shards) < self._policy.max_in_flight and not worker.alone and not self._clears(name, worker):
+            shard = self._queue.take(name, not worker.shards, len(self._workers) > 1)
+            if shard is None:
                 break
-            commands.append(self._assign(name, worker, state, now))
+            commands.append(self._assign(name, worker, shard, now))
         if not worker.shards:
             self._idle.setdefault(name)
         return commands
 
-    def _alone(self, worker: _Worker) -> bool:
-        return any(self._shards[shard].careful for shard in worker.shards)
+    def _clears(self, name: str, worker: Worker) -> bool:
+        """A suspect waits for a worker that holds nothing: this one takes nothing more until then."""
+        if not worker.shards or not self._queue.suspects:
+            self._clearing.discard(name)
+        elif len(self._clearing) < self._queue.suspects:
+            self._clearing.add(name)
+        elif len(self._clearing) > self._queue.suspects:
+            self._clearing.discard(name)
+        return name in self._clearing
 
-    def _take(self, name: str, alone: bool) -> _Shard | None:
-        """The next shard for this worker: not one that just failed on it if others wait, careful ones only alone."""
-        for _ in range(min(len(self._pending), 1 + len(self._workers))):
-            task = self._pending[0]
-            state = self._shards.get(task.id)
-            if state is None:
-                self._pending.popleft()
-                state = self._shards[task.id] = _Shard(task)
-                return state
-            elsewhere = state.avoid == name and len(self._workers) > 1
-            if (state.careful and not alone) or elsewhere:
-                if elsewhere:
-                    state.avoid = None  # one turn is enough
-                self._pending.rotate(-1)
-                continue
-            self._pending.popleft()
-            return state
-        return None
-
-    def _assign(self, name: str, worker: _Worker, state: _Shard, now: float) -> Assign:
+    def _assign(self, name: str, worker: Worker, shard: Shard, now: float) -> Assign:
         self._idle.pop(name, None)
         if not worker.shards:
             worker.since, worker.heard, worker.image, worker.images, worker.ahead = now, now, None, 0, 0
-        worker.shards.append(state.task.id)
-        state.workers.append(name)
-        return Assign(name, state.task.id, state.careful, tuple(state.quarantined.items()))
+        worker.alone = shard.careful
+        worker.shards.append(shard)
+        shard.workers.append(name)
+        self._shards[shard.id] = shard
+        return Assign(name, shard.id, shard.careful, tuple(shard.quarantined.items()))
 
-    def _release(self, name: str, shard: str, now: float | None = None) -> None:
-        self._shards[shard].workers.remove(name)
-        self._drop(name, shard, now)
+    def _held(self, worker: Worker, shard_id: str) -> Shard | None:
+        return next((shard for shard in worker.shards if shard.id == shard_id), None)
 
-    def _drop(self, name: str, shard: str, now: float | None = None) -> None:
-        worker = self._workers[name]
-        first = worker.shards[0] == shard
+    def _release(self, name: str, worker: Worker, shard: Shard, now: float) -> None:
+        self._pace.drop(worker, shard, now)
+        shard.workers.remove(name)
+
+    def _take_back(self, name: str, worker: Worker, shard: Shard) -> None:
+        """What a worker has not begun, or has begun just now."""
         worker.shards.remove(shard)
-        if first:
-            worker.image, worker.images, worker.ahead = None, 0, 0
-            worker.since = worker.since if now is None else now
-
-    def _requeue(self, state: _Shard, at: float | None = None) -> None:
-        if at is None:
-            self._pending.appendleft(state.task)
-        else:
-            self._order += 1
-            heapq.heappush(self._later, (at, self._order, state.task))
+        shard.workers.remove(name)
+        shard.raced = True
 
     # ---- the tail ---------------------------------------------------------------------------------------------------
 
     def _help(self, now: float) -> list[Command]:
         """For workers with nothing to do: shards that others hold and have not begun, then stragglers a second time."""
         commands: list[Command] = []
-        for holder, worker in self._workers.items():
-            for shard in worker.shards[1:]:
-                if not self._idle:
-                    return commands
-                helper = next(iter(self._idle))
-                self._release(holder, shard)
-                commands += [
-                    Leave(holder, shard),
-                    self._assign(helper, self._workers[helper], self._shards[shard], now),
-                ]
-        if self._policy.speculate is None or not self._images_timed or not self._idle:
-            return commands
-        for _, shard in sorted(self._stragglers(now, self._policy.speculate), reverse=True):
+        for holder, worker, shard in self._prefetched(now):
             if not self._idle:
-                break
-            helper = next(iter(self._idle))
+                return commands
+            self._take_back(holder, worker, shard)
+            commands += [Leave(holder, shard.id), self._assign_idle(shard, now)]
+        if self._policy.speculate is None or not self._idle:
+            return commands
+        slow = self._pace.stragglers(self._workers.values(), now, self._policy.speculate)
+        for _, shard in sorted(slow, key=lambda entry: -entry[0])[: len(self._idle)]:
             self.retries["straggler"] += 1
-            commands.append(self._assign(helper, self._workers[helper], self._shards[shard], now))
+            shard.raced = True
+            commands.append(self._assign_idle(shard, now))
         return commands
 
-    def _stragglers(self, now: float, factor: float) -> Iterator[tuple[float, str]]:
-        """(seconds it will still take, shard) where a new runner would be through `factor` times sooner."""
-        usual = self._seconds / self._images_timed
-        mean_images = self._images_timed / max(1, self.done)
-        for worker in self._workers.values():
-            if not worker.shards:
-                continue
-            state = self._shards[worker.shards[0]]
-            if len(state.workers) > 1 or state.careful:
-                continue
-            again = state.task.images if state.task.images is not None else mean_images  # from the last commit on
-            passed = now - worker.since
-            left = max(1.0, again - worker.ahead)
-            pace = passed / worker.images if worker.images else max(passed, usual)
-            if left * max(pace, usual) > factor * again * usual and passed > factor * usual:
-                yield left * pace, worker.shards[0]
+    def _prefetched(self, now: float) -> list[tuple[str, Worker, Shard]]:
+        """(holder, its state, a shard it has not begun), those first that would wait longest."""
+        found = [
+            (self._pace.still_takes(worker, now), holder, worker, shard)
+            for holder, worker in self._workers.items()
+            if len(worker.shards) > 1
+            for shard in worker.prefetched()
+            if len(shard.workers) == 1
+        ]
+        found.sort(key=lambda entry: -entry[0])
+        return [entry[1:] for entry in found]
+
+    def _assign_idle(self, shard: Shard, now: float) -> Assign:
+        helper = next(iter(self._idle))
+        return self._assign(helper, self._workers[helper], shard, now)
