@@ -1,4 +1,4 @@
-"""What every room's tests share: one thread a model, a real S3 server."""
+"""What every room's tests share: one thread a model, a real S3 server, a real Ray cluster."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import secrets
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,3 +52,28 @@ def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     fs.mkdir(name)
     yield f"s3://{name}"
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head without CPUs and two nodes of one CPU."""
+    pytest.importorskip("ray")
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # worker processes import their poison from here
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture
+def connected(cluster: Any) -> Iterator[Any]:
+    """This process as a driver in the cluster, whose workers obey poisoned images."""
+    import ray
+    from integration.ray_job import arm
+
+    ray.init(address=cluster.address, log_to_driver=False, runtime_env={"worker_process_setup_hook": arm})
+    yield cluster
+    ray.shutdown()

@@ -13,10 +13,20 @@ from types import FrameType
 
 from data_engine.config import JobConfig
 from data_engine.dataset.commits import MANIFEST_FILE, CommitRecord, Manifest, Totals, read_commits, read_manifest
-from data_engine.errors import SourceError
+from data_engine.errors import DatasetError, SourceError
 from data_engine.pipeline.commit import check_store, new_owner, put_if_absent
 from data_engine.pipeline.events import Event, ShardFailed, SliceCommitted
-from data_engine.pipeline.plan import JobPlan, make_plan, new_inputs, now, read_plan, remaining, write_plan
+from data_engine.pipeline.plan import (
+    JobPlan,
+    make_plan,
+    new_inputs,
+    now,
+    read_plan,
+    remaining,
+    with_links,
+    write_plan,
+)
+from data_engine.pipeline.preflight import check_model
 from data_engine.pipeline.progress import Progress
 from data_engine.pipeline.run_log import RunLog
 from data_engine.storage import join
@@ -37,10 +47,12 @@ class JobReport:
 
     @property
     def exit_code(self) -> int:
-        """0 all rows are good, 3 some images or shards failed, 130 stopped before the end."""
+        """0 all rows are good, 3 finished with failed images, 130 stopped before the end, 1 shards are missing."""
         if self.interrupted:
             return 130
-        return 3 if self.totals.failed or self.failed_shards or self.damaged_shards else 0
+        if not self.complete:
+            return 1
+        return 3 if self.totals.failed or self.damaged_shards else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +97,21 @@ def generate(
     """
     begun = time.monotonic()
     progress = progress or Progress.silent()
-    plan = _settle_plan(input_uri, output, config, limit, progress)
-    commits = read_commits(output)
-    report = JobReport(plan, Totals.sum(c.totals for c in commits), Totals(), 0.0, complete=False)
-    progress.start(plan, commits, resumed=bool(commits))
-    if remaining(plan, commits):
-        with _stop_signals(progress) as stopping:
+    with _stop_signals(progress) as stop:
+        plan = _settle_plan(input_uri, output, config, limit, progress)
+        commits = _committed(output, plan)
+        report = JobReport(plan, Totals.sum(c.totals for c in commits), Totals(), 0.0, complete=False)
+        progress.start(plan, commits, resumed=bool(commits))
+        if remaining(plan, commits):
             run_log = RunLog(output, new_run_id())
+            job = Job(output, plan, config, progress, report, stop.asked, run_log)
             try:
-                _engine(config)(Job(output, plan, config, progress, report, stopping, run_log), commits)
+                with stop.between_images():
+                    _engine(config)(job, commits)
             finally:
                 run_log.write()
-            report.interrupted = stopping()
-        commits = read_commits(output)
+            report.interrupted = stop.asked()
+            commits = read_commits(output)
     report.totals = Totals.sum(c.totals for c in commits)
     report.damaged_shards = [str(c.damage["message"]) for c in commits if c.damage]
     if not remaining(plan, commits):
@@ -127,8 +141,9 @@ def _settle_plan(input_uri: str, output: str, config: JobConfig, limit: int | No
     """The plan that stands at the output: the one that is there, if it is for the same job, or a new one."""
     stands = read_plan(output)
     if stands is None:
-        check_store(output, config.run.single_writer)
         plan = make_plan(input_uri, config, limit)
+        check_model(config)
+        check_store(output, config.run.single_writer)
         for warning in plan.warnings:
             progress.note(f"warning: {warning}")
         return write_plan(output, plan, config.run.single_writer)
@@ -143,7 +158,19 @@ def _settle_plan(input_uri: str, output: str, config: JobConfig, limit: int | No
             f"warning: the input has {gained} entries that are not in this dataset's plan; "
             "they are left out (mask them into another output)"
         )
-    return stands
+    return with_links(stands, current)
+
+
+def _committed(output: str, plan: JobPlan) -> list[CommitRecord]:
+    """Of a complete dataset what its manifest holds: nothing is left to do, and nothing else is read."""
+    manifest = read_manifest(output)
+    if manifest is None:
+        return read_commits(output)
+    if manifest.fingerprint != plan.fingerprint or remaining(plan, manifest.commits):
+        raise DatasetError(
+            f"{join(output, MANIFEST_FILE)} is not of this plan; `data-engine audit` shows what is there"
+        )
+    return list(manifest.commits)
 
 
 def _write_manifest(output: str, plan: JobPlan, commits: list[CommitRecord], single_writer: bool) -> None:
@@ -159,23 +186,42 @@ def _write_manifest(output: str, plan: JobPlan, commits: list[CommitRecord], sin
     put_if_absent(join(output, MANIFEST_FILE), manifest.to_json(), single_writer)
 
 
-@contextmanager
-def _stop_signals(progress: Progress) -> Iterator[Callable[[], bool]]:
-    """First SIGINT or SIGTERM: stop between images. Second: at once. Only the main thread can listen to signals."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop.is_set
-        return
+class _Stop:
+    """What SIGINT and SIGTERM do: while the engine runs, the first one asks it to stop between images; otherwise, and
+    the second time, they raise KeyboardInterrupt."""
 
-    def on_signal(number: int, _: FrameType | None) -> None:
-        if stop.is_set():
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._event = threading.Event()
+        self._gently = False
+
+    def asked(self) -> bool:
+        return self._event.is_set()
+
+    @contextmanager
+    def between_images(self) -> Iterator[None]:
+        self._gently = True
+        try:
+            yield
+        finally:
+            self._gently = False
+
+    def on_signal(self, number: int, _: FrameType | None) -> None:
+        if self.asked() or not self._gently:
             raise KeyboardInterrupt
-        stop.set()
-        progress.note(f"{signal.Signals(number).name}: stopping; once more to stop at once")
+        self._event.set()
+        self._progress.note(f"{signal.Signals(number).name}: stopping; once more to stop at once")
 
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+
+@contextmanager
+def _stop_signals(progress: Progress) -> Iterator[_Stop]:
+    stop = _Stop(progress)
+    if threading.current_thread() is not threading.main_thread():  # only that one can listen to signals
+        yield stop
+        return
+    previous = {number: signal.signal(number, stop.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop.is_set
+        yield stop
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

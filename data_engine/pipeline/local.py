@@ -14,13 +14,16 @@ from data_engine.pipeline.job import Job
 from data_engine.pipeline.plan import remaining
 from data_engine.pipeline.shard_runner import ShardRunner, ShardWork
 from data_engine.sam.segmenter import load_segmenter
+from data_engine.signed_urls import unsigned
 
 
 def run_here(job: Job, commits: list[CommitRecord]) -> None:
     """Works until nothing is left, or only shards that cannot be read, or the job is told to stop."""
     config = job.config
-    job.progress.note(f"loading {config.model.name}")
-    segmenter = load_segmenter(config.model.name, config.run.device, config.model.precision)
+    job.progress.note(f"loading {unsigned(config.model.name)}")
+    segmenter = load_segmenter(
+        config.model.name, config.run.device, config.model.precision, expected_sha256=job.plan.model_sha256
+    )
     job.progress.note(f"running on {segmenter.device} in {segmenter.precision} precision")
     generator = MaskGenerator(segmenter, config.masks, memory_budget=config.run.mask_memory)
     runner = ShardRunner(job.output, job.plan, config, generator, job.stopping)

@@ -82,7 +82,7 @@ class Progress:
     @classmethod
     def console(cls) -> Progress:
         """On stderr, so that stdout stays free for results."""
-        return cls(Console(stderr=True, highlight=False))
+        return cls(Console(stderr=True, highlight=False, emoji=False))
 
     def start(self, plan: JobPlan, commits: Sequence[CommitRecord], resumed: bool) -> None:
         self._before = Totals.sum(record.totals for record in commits)

@@ -8,18 +8,20 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import ray
 import torch
 from ray.exceptions import (
     ActorDiedError,
+    ActorUnavailableError,
     GetTimeoutError,
     NodeDiedError,
     OutOfMemoryError,
@@ -37,7 +39,7 @@ from data_engine.errors import ClusterError, ModelFailure
 from data_engine.pipeline.events import Event, ShardFailed, SliceCommitted, SliceLost
 from data_engine.pipeline.job import Job
 from data_engine.pipeline.logs import logs_are_json
-from data_engine.pipeline.plan import Remaining, remaining
+from data_engine.pipeline.plan import Remaining, after, remaining
 from data_engine.pipeline.progress import ClusterState
 from data_engine.pipeline.ray_metrics import DriverMetrics
 from data_engine.pipeline.ray_worker import Assignment, ClusterWorker, Unfit, WorkerFacts, WorkerJob
@@ -49,6 +51,7 @@ _WAIT_S = 0.5
 _LOOK_EVERY_S = 1.0
 _NODES_EVERY_S = 5.0
 _STOP_GRACE_S = 60.0
+_KNOCK_S = 10.0
 _REPORTS_A_SECOND = 2000  # that a driver takes with ease
 
 
@@ -64,21 +67,29 @@ def _connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "include_dashboard": False}
-    if address or os.environ.get("RAY_ADDRESS"):
-        del options["include_dashboard"]
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    where = address or os.environ.get("RAY_ADDRESS")
+    if where is None:
+        options["include_dashboard"] = False  # of a cluster that is started here
     try:
+        _knock(where)
         ray.init(address=address, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = address or os.environ.get("RAY_ADDRESS") or "on this machine"
+    except (OSError, RuntimeError, ValueError) as error:
         raise ClusterError(
-            f"the Ray cluster {where} cannot be used ({' '.join(str(error).split())[:300]}); "
+            f"the Ray cluster {where or 'on this machine'} cannot be used ({' '.join(str(error).split())[:300]}); "
             "see `ray status`, or set run.ray.address"
         ) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Fails soon where nobody listens: Ray itself tries for minutes. Raises OSError."""
+    host, separator, port = (address or "").removeprefix("ray://").rpartition(":")
+    if separator and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
 
 
 @dataclass(slots=True)
@@ -110,7 +121,9 @@ class ClusterRun:
         self._settings: RaySettings = job.config.run.ray
         self._shards = {planned.id: planned for planned in job.plan.shards}
         self._todo: dict[str, Remaining] = remaining(job.plan, commits)
-        tasks = [ShardTask(shard, self._images_left(shard)) for shard in self._todo]
+        # The scheduler begins with those of most images. Where they are not counted, the bytes tell.
+        largest_first = sorted(self._todo, key=lambda shard: -(self._shards[shard].shard.size or 0))
+        tasks = [ShardTask(shard, self._images_left(shard)) for shard in largest_first]
         self._scheduler = Scheduler(tasks, _policy(job))
         self._hired: dict[str, _Hired] = {}
         self._numbers = count()
@@ -118,6 +131,7 @@ class ClusterRun:
         self._metadata = job.plan.metadata()
         self._metrics = DriverMetrics()
         self._looked = self._saw_nodes = -math.inf
+        self._hopeful = time.monotonic()  # when there last was a node that may be fit
         self._capacity = 0
         self._stop_asked: float | None = None
         self._given_up: str | None = None
@@ -164,8 +178,8 @@ class ClusterRun:
         if self._scheduler.excluded:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(self._scheduler.excluded)})"}
         # Restarts and retries are the scheduler's business. `run` keeps one thread, commands arrive on others.
-        remote: Any = ray.remote(concurrency_groups={"control": 2}, max_restarts=0, max_task_retries=0)(ClusterWorker)
-        actor = remote.options(**options).remote(self._worker_job(name))
+        as_actor = cast(Any, ray.remote)(concurrency_groups={"control": 2}, max_restarts=0, max_task_retries=0)
+        actor = as_actor(ClusterWorker).options(**options).remote(self._worker_job(name))
         return _Hired(actor, actor.hello.remote(), time.monotonic())
 
     def _worker_job(self, name: str) -> WorkerJob:
@@ -182,7 +196,7 @@ class ClusterRun:
             wants_gpu=self._gpus > 0,
             threads=max(1, int(self._cpus)),
             report_every_s=max(0.2, self._wanted() / _REPORTS_A_SECOND),
-            log_level=logging.getLogger().getEffectiveLevel(),
+            log_level=logging.getLogger("data_engine").getEffectiveLevel(),
             log_json=logs_are_json(),
         )
 
@@ -222,10 +236,7 @@ class ClusterRun:
     def _events(self, events: list[Event]) -> None:
         for event in events:
             if isinstance(event, SliceCommitted):
-                record = event.record
-                self._todo[record.shard] = Remaining(
-                    record.slice + 1, record.first_image + record.totals.images, record.next_offset
-                )
+                self._todo[event.record.shard] = after(event.record)
             if isinstance(event, ShardFailed):
                 self._job.progress.note(f"shard {event.shard}: {event.message}")
             elif not isinstance(event, SliceLost):  # to a second runner of ours, as a rule
@@ -234,7 +245,7 @@ class ClusterRun:
     def _lost(self, name: str, loss: Loss, reason: str) -> None:
         hired = self._hired.pop(name)
         ray.kill(hired.actor)
-        if loss not in (Loss.STOPPED, Loss.PREEMPTED):
+        if loss is not Loss.STOPPED:
             log.warning("worker %s on node %s is lost: %s (%s)", name, hired.node, loss.value, reason)
             self._job.progress.note(f"worker {name}: {loss.value}: {reason}")
         self._obey(self._scheduler.worker_lost(name, loss, reason, time.monotonic(), hired.node))
@@ -251,6 +262,8 @@ class ClusterRun:
             return Loss.OUT_OF_MEMORY, "the node ran out of memory and the worker was killed"
         if isinstance(error, (NodeDiedError, OwnerDiedError)) or not self._node_lives(hired.node):
             return Loss.PREEMPTED, "its node is gone"
+        if isinstance(error, ActorUnavailableError):  # so speaks the network; a process that dies is ActorDiedError
+            return Loss.PREEMPTED, "its node cannot be reached"
         if isinstance(error, ActorDiedError) and getattr(error, "preempted", False):
             return Loss.PREEMPTED, "its node was taken away"
         if isinstance(error, (RayActorError, WorkerCrashedError)):
@@ -317,8 +330,10 @@ class ClusterRun:
                 self._job.progress.note(f"worker {name}: its node is about to go; it stops after this image")
                 self._obey(self._scheduler.worker_draining(name))
                 self._tell(name, "stop")
-        working = any(hired.state != "pending" for hired in self._hired.values())
-        if self._scheduler.excluded and not self._capacity and not working and not self._settings.workers:
+        if self._capacity or any(hired.state != "pending" for hired in self._hired.values()):
+            self._hopeful = self._saw_nodes
+        patience = self._settings.start_timeout if self._settings.workers else 0.0  # an autoscaler may add nodes
+        if self._scheduler.excluded and self._saw_nodes - self._hopeful > patience:
             reasons = "; ".join(sorted(set(self._scheduler.excluded.values())))
             self._given_up = f"no node of the cluster can do the job: {reasons}"
 

@@ -34,7 +34,7 @@ from data_engine.pipeline.events import (
     SliceLost,
 )
 from data_engine.pipeline.logs import configure_logging, log_fields
-from data_engine.pipeline.plan import JobPlan, PlannedShard, Remaining
+from data_engine.pipeline.plan import JobPlan, PlannedShard, Remaining, after
 from data_engine.pipeline.ray_metrics import WorkerMetrics
 from data_engine.pipeline.shard_runner import ShardRunner, ShardWork
 from data_engine.sam.segmenter import load_segmenter
@@ -124,7 +124,7 @@ class ClusterWorker:
             device = self._check_node(config)
             try:
                 segmenter = load_segmenter(
-                    config.model.name, device, config.model.precision
+                    config.model.name, device, config.model.precision, expected_sha256=job.plan.model_sha256
                 )
             except DataEngineError as error:
                 raise Unfit(str(error)) from None
@@ -260,7 +260,7 @@ def where_it_stands(root: str, shard: str, known: Remaining) -> tuple[Remaining 
         found.append(record)
         if record.final:
             return None, found
-        at = Remaining(record.slice + 1, record.first_image + record.totals.images, record.next_offset)
+        at = after(record)
 
 
 def seen_ids(root: str, shard: str, start: Remaining, found: list[CommitRecord]) -> set[str]:

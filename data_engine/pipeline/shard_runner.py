@@ -23,8 +23,6 @@ from functools import partial
 from queue import Empty, Full, Queue
 from typing import Any
 
-import torch
-
 from data_engine import __version__
 from data_engine.config import JobConfig
 from data_engine.dataset.commits import CommitRecord, Part, Totals
@@ -46,6 +44,7 @@ from data_engine.pipeline.events import (
     SliceCommitted,
     SliceLost,
 )
+from data_engine.pipeline.logs import carry_fields, log_fields
 from data_engine.pipeline.plan import JobPlan, PlannedShard, Remaining, now
 from data_engine.pipeline.rows import DecodedImage, Failure, decode_image, image_row, mask_columns
 from data_engine.sam.device_errors import is_out_of_memory, loses_device
@@ -55,6 +54,7 @@ log = logging.getLogger(__name__)
 
 _SLICES_IN_WRITING = 2
 _POLL_S = 0.1
+_READER_GRACE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,7 @@ class _ShardEnd:
     changed: bool = False  # it is not the shard that was planned: what was read of it cannot be trusted
 
 
+_Committed = SliceCommitted | SliceLost | None  # None: of a shard that was left
 _Item = _Image | _ShardEnd | ShardDone | BaseException | None  # None: no more work
 
 
@@ -151,22 +152,20 @@ class ShardRunner:
         items: Queue[_Item] = Queue(maxsize=settings.prefetch_images)
         self._items = items
         closed = threading.Event()
-        with (
-            ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode") as decoders,
-            ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
-        ):
-            budget = _ByteBudget(settings.image_memory, closed)
-            reader = threading.Thread(
-                target=self._read, args=(work, items, decoders, budget, closed), name="read", daemon=True
-            )
-            reader.start()
-            try:
-                yield from self._consume(items, writer, budget)
-            finally:
-                closed.set()
-                reader.join()
-                decoders.shutdown(wait=False, cancel_futures=True)
-                writer.shutdown(wait=False, cancel_futures=True)
+        decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+        budget = _ByteBudget(settings.image_memory, closed)
+        reader = threading.Thread(
+            target=self._read, args=(work, items, decoders, budget, closed), name="read", daemon=True
+        )
+        reader.start()
+        try:
+            yield from self._consume(items, writer, budget)
+        finally:
+            closed.set()
+            reader.join(_READER_GRACE_S)  # it may hang in a read of a store that has stopped sending
+            decoders.shutdown(wait=False, cancel_futures=True)
+            writer.shutdown(cancel_futures=True)
 
     # ---- reader thread ----------------------------------------------------------------------------------------------
 
@@ -252,7 +251,7 @@ class ShardRunner:
         writer: ThreadPoolExecutor,
         budget: _ByteBudget,
     ) -> Iterator[Event]:
-        commits: deque[tuple[ShardWork, int, Future[CommitRecord | None]]] = deque()
+        commits: deque[Future[_Committed]] = deque()
         current: _OpenSlice | None = None
         lost: DeviceLost | None = None
         while True:
@@ -311,18 +310,12 @@ class ShardRunner:
         old = time.monotonic() - current.opened > self._config.run.commit_seconds
         return images == self._plan.images_per_commit or (images > 0 and old)
 
-    def _finished(
-        self, commits: deque[tuple[ShardWork, int, Future[CommitRecord | None]]], most_waiting: int
-    ) -> Iterator[Event]:
+    def _finished(self, commits: deque[Future[_Committed]], most_waiting: int) -> Iterator[Event]:
         """Reports commits that are through, waiting while more than `most_waiting` are not."""
-        while commits and (len(commits) > most_waiting or commits[0][2].done()):
-            work, index, future = commits.popleft()
-            record = future.result()
-            if record is not None:
-                yield SliceCommitted(record)
-            elif not work.left.is_set():
-                work.left.set()
-                yield SliceLost(work.planned.id, index)
+        while commits and (len(commits) > most_waiting or commits[0].done()):
+            outcome = commits.popleft().result()
+            if outcome is not None:
+                yield outcome
 
     def _open(self, work: ShardWork, index: int, first_image: int) -> _OpenSlice:
         shard = work.planned.shard
@@ -334,7 +327,8 @@ class ShardRunner:
         masks, failure, seconds = None, image.failure, None
         if image.prepared is not None:
             begun = time.perf_counter()
-            masks, failure = self._generate(image)
+            with log_fields(shard=item.work.planned.id, image_id=image.image_id):
+                masks, failure = self._generate(image)
             seconds = time.perf_counter() - begun
         row = image_row(image, item.work.planned.id, masks, failure, seconds)
         columns = mask_columns(masks) if masks is not None else None
@@ -389,12 +383,17 @@ class ShardRunner:
 
     def _close(
         self, current: _OpenSlice, writer: ThreadPoolExecutor, *, final: bool, damage: ShardDamaged | None = None
-    ) -> tuple[ShardWork, int, Future[CommitRecord | None]]:
-        commit = partial(self._commit, current, final=final, damage=damage)
-        return current.work, current.index, writer.submit(commit)
+    ) -> Future[_Committed]:
+        with log_fields(shard=current.work.planned.id):
+            return writer.submit(carry_fields(partial(self._commit, current, final=final, damage=damage)))
 
-    def _commit(self, current: _OpenSlice, *, final: bool, damage: ShardDamaged | None) -> CommitRecord | None:
-        """Writes the two files, then the record that makes them count. None when another writer was faster."""
+    def _commit(self, current: _OpenSlice, *, final: bool, damage: ShardDamaged | None) -> _Committed:
+        """Writes the two files, then the record that makes them count.
+
+        Once another writer was faster with a slice, none that would follow it may be written: theirs may end elsewhere.
+        """
+        if current.work.left.is_set():
+            return None
         begun = time.perf_counter()
         attempt = uuid.uuid4().hex[:8]
         name = f"{current.work.planned.id}-{current.index:05d}-{attempt}.parquet"
@@ -422,10 +421,11 @@ class ShardRunner:
             committed_at=now(),
         )
         if put_if_absent(join(self._root, record.file), record.to_json(), self._config.run.single_writer):
-            return record
+            return SliceCommitted(record)
+        current.work.left.set()
         delete(join(self._root, record.images.file))
         delete(join(self._root, record.masks.file))
-        return None
+        return SliceLost(record.shard, record.slice)
 
 
 class _ByteBudget:

@@ -25,8 +25,19 @@ def poisoned(data: bytes, poison: bytes) -> bytes:
 
 
 def arm() -> None:
-    """In every worker process: decoding a poisoned image does what its comment says."""
-    from data_engine.pipeline import rows
+    """In every worker process: decoding a poisoned image does what its comment says, and BAD_NODE is no good."""
+    import ray
+
+    from data_engine.pipeline import ray_worker, rows
+
+    check_node = ray_worker.ClusterWorker._check_node
+
+    def checked(self: ray_worker.ClusterWorker, config: JobConfig) -> str:
+        if ray.get_runtime_context().get_node_id() == os.environ.get("BAD_NODE"):
+            raise ray_worker.Unfit("its disk smells of smoke")
+        return check_node(self, config)
+
+    ray_worker.ClusterWorker._check_node = checked  # type: ignore[method-assign]
 
     decode = rows.decode
 

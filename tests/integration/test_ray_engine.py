@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.ray_job import HANG, SEGFAULT, cluster_config, write_tars
+import torch
+from integration.ray_job import HANG, SEGFAULT, arm, cluster_config, write_tars
 from pipeline.tiny_job import rows
+from rich.console import Console
 
 from data_engine.dataset.audit import PlannedCount, audit
 from data_engine.dataset.reader import MaskDataset
+from data_engine.errors import ClusterError
 from data_engine.pipeline.job import JobReport, generate
 from data_engine.pipeline.plan import read_plan
+from data_engine.pipeline.progress import Progress
 
-pytest.importorskip("ray")
+ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.timeout(240)
 
 
-def assert_whole(output: Path) -> None:
+def assert_whole(output: Path | str) -> None:
     plan = read_plan(str(output))
     assert plan is not None
     planned = [PlannedCount(shard.id, shard.images) for shard in plan.shards]
@@ -70,3 +75,48 @@ def test_an_image_that_kills_or_hangs_its_workers_alone_becomes_a_failed_row(
 
 def _id_of(output: Path, number: int) -> str:
     return next(r["image_id"] for r in rows(output)[0] if f"{number:05d}" in r["image_id"])
+
+
+def test_a_cluster_on_which_no_node_is_fit_says_why(
+    connected: Any, undisturbed: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, tars = undisturbed
+    monkeypatch.setattr(torch, "__version__", "9.9.9")
+    with pytest.raises(ClusterError, match=r"torch .* is installed on the node, the driver has 9\.9\.9"):
+        generate(tars, str(tmp_path / "out"), cluster_config(folder))
+    monkeypatch.undo()
+    assert generate(tars, str(tmp_path / "out"), cluster_config(folder)).complete
+
+
+def test_a_cluster_without_room_for_a_worker_says_what_one_needs(
+    connected: Any, undisturbed: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, tars = undisturbed
+    with pytest.raises(ClusterError, match=r"no node of the cluster has what a worker needs \(1 GPU, 1 CPU\)"):
+        generate(tars, str(tmp_path / "out"), cluster_config(folder, "run.ray.gpus_per_worker=1"))
+
+
+def test_an_unfit_node_is_left_out_and_the_others_do_the_job(
+    cluster: Any, undisturbed: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, tars = undisturbed
+    ray.init(address=cluster.address, log_to_driver=False)
+    bad = next(node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU"))
+    ray.shutdown()
+    runtime_env = {"worker_process_setup_hook": arm, "env_vars": {"BAD_NODE": bad}}
+    ray.init(address=cluster.address, log_to_driver=False, runtime_env=runtime_env)
+    buffer = io.StringIO()
+    try:
+        progress = Progress(Console(file=buffer, width=300))
+        report = generate(tars, str(tmp_path / "out"), cluster_config(folder), progress=progress)
+    finally:
+        ray.shutdown()
+    assert report.exit_code == 0
+    assert "unfit: its disk smells of smoke" in buffer.getvalue()
+    assert rows(tmp_path / "out") == rows(folder / "whole")
+
+
+def test_an_address_where_no_cluster_is_is_one_clear_error(undisturbed: tuple[Path, str], tmp_path: Path) -> None:
+    folder, tars = undisturbed
+    with pytest.raises(ClusterError, match=r"127\.0\.0\.1:1 cannot be used"):
+        generate(tars, str(tmp_path / "out"), cluster_config(folder, "run.ray.address=127.0.0.1:1"))

@@ -1,0 +1,81 @@
+"""Two writers of one shard whose slices end at different images: the slices of one must not follow the other's."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pipeline.tiny_job import config_for, rows, save_model, write_tar
+
+from data_engine.dataset.commits import read_commits
+from data_engine.errors import DatasetError
+from data_engine.masks.generator import MaskGenerator
+from data_engine.pipeline import shard_runner
+from data_engine.pipeline.events import ImageDone, SliceLost
+from data_engine.pipeline.job import generate
+from data_engine.pipeline.plan import read_plan, remaining
+from data_engine.pipeline.shard_runner import ShardRunner, ShardWork
+from data_engine.sam.segmenter import load_segmenter
+
+
+def stop_after(count: int, output: Path, model: Path, config) -> None:
+    """Another writer, stopped after `count` images, so that its slice is shorter."""
+    plan = read_plan(str(output))
+    assert plan is not None
+    generator = MaskGenerator(load_segmenter(str(model), "cpu"), config.masks)
+    done: list[ImageDone] = []
+    runner = ShardRunner(str(output), plan, config, generator, lambda: len(done) >= count)
+    for event in runner.run([ShardWork(plan.shards[0], remaining(plan, [])[plan.shards[0].id])]):
+        done += [event] if isinstance(event, ImageDone) else []
+
+
+def test_after_a_lost_slice_none_that_was_to_follow_it_is_written(tmp_path, monkeypatch):
+    model = save_model(tmp_path / "tiny.safetensors")
+    tar = write_tar(tmp_path / "a.tar", 6)
+    config = config_for(model, "output.images_per_commit=4")
+    put, interrupted = shard_runner.put, []
+
+    def slow_put(uri: str, data: bytes) -> None:
+        if threading.current_thread().name.startswith("write") and not interrupted:
+            interrupted.append(1)  # before the first file is written, the other writer comes and goes
+            stop_after(2, tmp_path / "out", model, config)
+            time.sleep(1)  # and meanwhile the slice after it is masked and queued
+        put(uri, data)
+
+    monkeypatch.setattr(shard_runner, "put", slow_put)
+    report = generate(str(tar), str(tmp_path / "out"), config)
+    assert interrupted
+    assert report.complete
+    assert report.totals.images == 6
+    monkeypatch.undo()
+    generate(str(tar), str(tmp_path / "whole"), config)
+    assert rows(tmp_path / "out") == rows(tmp_path / "whole")
+
+
+def test_a_lost_slice_is_reported_once(tmp_path):
+    model = save_model(tmp_path / "tiny.safetensors")
+    tar = write_tar(tmp_path / "a.tar", 6)
+    config = config_for(model, "output.images_per_commit=2")
+    generate(str(tar), str(tmp_path / "out"), config)
+    plan = read_plan(str(tmp_path / "out"))
+    assert plan is not None
+    runner = ShardRunner(
+        str(tmp_path / "out"), plan, config, MaskGenerator(load_segmenter(str(model), "cpu"), config.masks)
+    )
+    events = list(runner.run([ShardWork(plan.shards[0], remaining(plan, [])[plan.shards[0].id])]))
+    assert [e for e in events if isinstance(e, SliceLost)] == [SliceLost(plan.shards[0].id, 0)]
+
+
+def test_slices_that_do_not_follow_each_other_are_never_called_complete(tmp_path):
+    model = save_model(tmp_path / "tiny.safetensors")
+    tar = write_tar(tmp_path / "a.tar", 6)
+    generate(str(tar), str(tmp_path / "out"), config_for(model, "output.images_per_commit=2"))
+    plan, (first, second, last) = read_plan(str(tmp_path / "out")), read_commits(str(tmp_path / "out"))
+    assert plan is not None
+    assert remaining(plan, [first, second, last]) == {}
+    assert remaining(plan, [first, last])[plan.shards[0].id].slice == 1  # the listing missed one: go on from there
+    with pytest.raises(DatasetError, match="starts at image 4, expected 2"):
+        remaining(plan, [first, replace(last, slice=1)])
