@@ -143,6 +143,11 @@ class MaskGenerator:
         )
         return _columns(image, found, counts)
 
+    @property
+    def points_at_once(self) -> int:
+        """How many prompts go through the model together: fewer than were set once memory has run out."""
+        return self._chunk
+
     def _encode(self, view: View) -> Embeddings:
         """One view cannot be halved, but what others left in the allocator's cache can be given back."""
         try:

@@ -55,4 +55,11 @@ class ShardDone:
     shard: str
 
 
-Event = ImageStarted | ImageDone | SliceCommitted | SliceLost | ShardFailed | ShardDone
+@dataclass(frozen=True, slots=True)
+class BatchShrunk:
+    """Memory ran out: from now on fewer prompts go through the model at a time. The masks stay the same."""
+
+    points: int
+
+
+Event = ImageStarted | ImageDone | SliceCommitted | SliceLost | ShardFailed | ShardDone | BatchShrunk

@@ -15,7 +15,7 @@ from data_engine.config import JobConfig
 from data_engine.dataset.commits import MANIFEST_FILE, CommitRecord, Manifest, Totals, read_commits, read_manifest
 from data_engine.errors import DatasetError, SourceError
 from data_engine.pipeline.commit import check_store, new_owner, put_if_absent
-from data_engine.pipeline.events import Event, ShardFailed, SliceCommitted
+from data_engine.pipeline.events import BatchShrunk, Event, ShardFailed, SliceCommitted
 from data_engine.pipeline.plan import (
     JobPlan,
     make_plan,
@@ -44,6 +44,7 @@ class JobReport:
     interrupted: bool = False
     failed_shards: list[ShardFailed] = field(default_factory=list)
     damaged_shards: list[str] = field(default_factory=list)  # messages
+    points_at_once: int | None = None  # the fewest prompts at a time that memory was left for, if it ran out
 
     @property
     def exit_code(self) -> int:
@@ -76,6 +77,8 @@ class Job:
         self.run_log.event(event)
         if isinstance(event, SliceCommitted):
             self.report.new = self.report.new + event.record.totals
+        elif isinstance(event, BatchShrunk):
+            self.report.points_at_once = min(event.points, self.report.points_at_once or event.points)
 
     def shard_failed(self, failed: ShardFailed) -> None:
         """The shard is given up for this run."""

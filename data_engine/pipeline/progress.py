@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data_engine.dataset.commits import CommitRecord, Totals
-from data_engine.pipeline.events import Event, ImageDone, ShardFailed, SliceCommitted, SliceLost
+from data_engine.pipeline.events import BatchShrunk, Event, ImageDone, ShardFailed, SliceCommitted, SliceLost
 from data_engine.pipeline.plan import JobPlan
 
 if TYPE_CHECKING:
@@ -125,6 +125,8 @@ class Progress:
                 self._masks += event.record.totals.masks
         elif isinstance(event, SliceLost):
             self.note(f"shard {event.shard}: another process is working on it; leaving it to that one")
+        elif isinstance(event, BatchShrunk):
+            self.note(f"out of memory: going on with {event.points} prompts at a time (the masks stay the same)")
         elif isinstance(event, ShardFailed):
             self.note(f"shard {event.shard} failed: {event.message}")
         self._refresh()
@@ -202,6 +204,8 @@ def summary_table(totals: Totals, report: JobReport | None = None) -> Table:
         table.add_row("this run", f"{report.new.images:,} images in {duration(report.seconds)}")
         if report.new.images and report.seconds:
             table.add_row("throughput", f"{report.new.images / report.seconds:.2f} images/s")
+        if report.points_at_once:
+            table.add_row("memory", f"ran out; {report.points_at_once} prompts at a time fitted")
         state = "complete" if report.complete else "stopped" if report.interrupted else "incomplete"
         table.add_row("dataset", state)
     return table

@@ -36,6 +36,7 @@ from data_engine.masks.generator import Interrupted, MaskGenerator, NonFiniteOut
 from data_engine.masks.image_masks import ImageMasks
 from data_engine.pipeline.commit import delete, new_owner, put, put_if_absent
 from data_engine.pipeline.events import (
+    BatchShrunk,
     Event,
     ImageDone,
     ImageStarted,
@@ -135,6 +136,7 @@ class ShardRunner:
         self._items: Queue[_Item] = Queue()
         self._model_failures = 0
         self._model_worked = False
+        self._points_at_once = generator.points_at_once
 
     def waiting(self) -> int:
         """Images fetched ahead of the model."""
@@ -291,6 +293,9 @@ class ShardRunner:
                     break
                 finally:
                     budget.release(item.bytes)
+                if self._generator.points_at_once < self._points_at_once:
+                    self._points_at_once = self._generator.points_at_once
+                    yield BatchShrunk(self._points_at_once)
                 continue
             if item.failure is None:
                 commits.append(self._close(current, writer, final=True, damage=item.damage))

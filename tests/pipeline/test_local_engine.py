@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -11,7 +12,9 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 from pipeline.tiny_job import KEEP_ALL, config_for, picture, rows, write_photos, write_tar
+from rich.console import Console
 
 from data_engine.dataset.audit import PlannedCount, audit
 from data_engine.dataset.reader import MaskDataset
@@ -19,6 +22,8 @@ from data_engine.errors import DatasetError, ModelFailure, PlanMismatch, SourceE
 from data_engine.masks.generator import MaskGenerator
 from data_engine.pipeline.job import generate
 from data_engine.pipeline.plan import read_plan
+from data_engine.pipeline.progress import Progress
+from data_engine.sam.segmenter import SamSegmenter
 
 
 def assert_whole(output: Path | str) -> None:
@@ -296,6 +301,26 @@ def test_a_model_that_gives_nan_for_an_image_fails_that_image(tiny_model, tmp_pa
     report = generate(str(photos), str(tmp_path / "out"), config_for(tiny_model))
     assert report.totals.errors == {"non_finite": 1}
     assert_whole(tmp_path / "out")
+
+
+def test_running_out_of_memory_is_reported_and_changes_no_mask(tiny_model, tmp_path, monkeypatch):
+    photos = write_photos(tmp_path / "photos", 3)
+    generate(str(photos), str(tmp_path / "whole"), config_for(tiny_model))
+    real = SamSegmenter.decode
+
+    def decode(self, *args, points, **kwargs):
+        if len(points) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, *args, points=points, **kwargs)
+
+    monkeypatch.setattr(SamSegmenter, "decode", decode)
+    buffer = io.StringIO()
+    progress = Progress(Console(file=buffer, width=200))
+    report = generate(str(photos), str(tmp_path / "out"), config_for(tiny_model), progress=progress)
+    assert report.points_at_once == 4
+    assert "going on with 4 prompts at a time" in buffer.getvalue()
+    assert "ran out; 4 prompts at a time fitted" in buffer.getvalue()
+    assert rows(tmp_path / "out") == rows(tmp_path / "whole")
 
 
 def test_a_model_that_fails_on_everything_stops_the_job(tiny_model, tmp_path, monkeypatch):
