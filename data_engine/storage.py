@@ -20,6 +20,8 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from data_engine.errors import StorageError, UsageError
+from data_engine.retry import ONCE, PATIENT, Patience, response_of, retried
+from data_engine.signed_urls import mask_urls
 
 # scheme -> the package that serves it, named in the error when it is not installed
 _PACKAGES = {
@@ -70,12 +72,17 @@ def filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
         raise UsageError(
             f"{redact(uri)}: {scheme}:// needs the package {package}: pip install {package} ({error})"
         ) from None
+    if scheme == "s3":
+        fs.retries = _S3FS_TRIES
     return fs, fs._strip_protocol(uri)
 
 
-# Listings are read once and must be current, so none is cached.
+# Listings are read once and must be current, so none is cached. Few tries at this level: botocore and s3fs multiply
+# theirs (25 requests for one), and data_engine.retry waits longer than both.
+_S3FS_TRIES = 2
+_S3_CLIENT = {"connect_timeout": 20, "read_timeout": 60, "retries": {"mode": "standard", "total_max_attempts": 3}}
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "s3": {"use_listings_cache": False, "config_kwargs": {"connect_timeout": 20, "read_timeout": 60}},
+    "s3": {"use_listings_cache": False, "config_kwargs": _S3_CLIENT},
     "gs": {"use_listings_cache": False},
     "az": {"use_listings_cache": False},
 }
@@ -86,22 +93,33 @@ def join(root: str, *parts: str) -> str:
     return "/".join([root.rstrip("/") or "/", *(part.strip("/") for part in parts)])
 
 
-def read_bytes(uri: str) -> bytes:
+def read_bytes(uri: str, patience: Patience = PATIENT) -> bytes:
     """The whole object. Raises FileNotFoundError or StorageError."""
+    return retried(lambda: _read(uri), ONCE if is_local(uri) else patience)
+
+
+def list_names(uri: str, patience: Patience = PATIENT) -> list[str]:
+    """The names of the files directly below a folder, sorted; empty if there is no such folder."""
+    entries = retried(lambda: _list(uri), ONCE if is_local(uri) else patience)
+    return sorted(entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file")
+
+
+def _read(uri: str) -> bytes:
     fs, path = filesystem(uri)
     with translated(uri):
-        return fs.cat_file(path)
+        data: bytes = fs.cat_file(path)
+        if not data and not is_local(uri) and (size := fs.info(path).get("size")):
+            raise ConnectionError(f"an empty answer instead of {size:,} bytes")  # seen of overloaded stores
+    return data
 
 
-def list_names(uri: str) -> list[str]:
-    """The names of the files directly below a folder, sorted; empty if there is no such folder."""
+def _list(uri: str) -> list[dict[str, Any]]:
     fs, path = filesystem(uri)
     with translated(uri):
         try:
-            entries = fs.ls(path, detail=True)
+            return fs.ls(path, detail=True)
         except FileNotFoundError:
             return []
-    return sorted(entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file")
 
 
 @contextmanager
@@ -112,9 +130,7 @@ def translated(uri: str) -> Iterator[None]:
     except (FileNotFoundError, FileExistsError, StorageError, UsageError, MemoryError):
         raise
     except PermissionError as error:
-        raise StorageError(
-            f"{redact(uri)}: access denied ({_brief(error)}); check the permissions or credentials"
-        ) from error
+        raise StorageError(f"{redact(uri)}: access denied ({_brief(error)}); {_access_remedy(uri, error)}") from error
     except (OSError, ConnectionError, TimeoutError) as error:
         raise StorageError(f"{redact(uri)}: {_brief(error)}") from error
     except Exception as error:
@@ -128,6 +144,20 @@ def translated(uri: str) -> Iterator[None]:
         raise StorageError(f"{redact(uri)}: {_brief(error)}") from error
 
 
+def _access_remedy(uri: str, error: PermissionError) -> str:
+    code, _ = response_of(error)
+    if code == "RequestTimeTooSkewed":
+        return "set this machine's clock"
+    if code == "ExpiredToken":
+        return "the credentials have expired: renew them and run the same command again"
+    if scheme_of(uri) == "s3":
+        return (
+            "check the permissions of the bucket and the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
+            "AWS_SESSION_TOKEN, AWS_PROFILE or the role of this machine)"
+        )
+    return "check the permissions or credentials"
+
+
 _CLIENT_LIBRARIES = {
     "aiohttp",
     "botocore",
@@ -138,13 +168,20 @@ _CLIENT_LIBRARIES = {
     "adlfs",
     "azure",
     "google",
+    "huggingface_hub",
+    "httpx",  # of huggingface_hub, as are the others
+    "httpx2",
+    "httpcore",
+    "httpcore2",
+    "requests",
+    "urllib3",
     "asyncio",
 }
 
 
 def redact(text: str) -> str:
     """`text` without the secrets that URLs and error messages carry."""
-    return _SECRET.sub(lambda match: f"{match[1]}***" if match[1] else f"{match[2]}***@", text)
+    return _SECRET.sub(lambda match: f"{match[1]}***" if match[1] else f"{match[2]}***@", mask_urls(text))
 
 
 def private_host(uri: str) -> bool:

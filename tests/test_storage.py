@@ -8,6 +8,7 @@ from data_engine.errors import StorageError
 from data_engine.images import retry
 from data_engine.images.settings import InputSettings
 from data_engine.images.sources import list_shards
+from data_engine.retry import ONCE
 from data_engine.storage import redact, translated
 
 
@@ -27,7 +28,7 @@ def test_errors_of_our_own_are_not(tmp_path):
 
 def test_hugging_face_without_a_network(monkeypatch):
     constants = pytest.importorskip("huggingface_hub.constants")
-    monkeypatch.setattr(retry, "STORE_WAITS", ())
+    monkeypatch.setattr(retry, "STORE", ONCE)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(StorageError, match="hf://datasets/nobody/nothing"):

@@ -18,6 +18,7 @@ from rlemasklib import RLEMask
 from data_engine.dataset.commits import PLAN_FILE, CommitRecord, Manifest, Part, Totals, read_commits, read_manifest
 from data_engine.dataset.schema import IMAGES, MASKS, check_version
 from data_engine.errors import DatasetError
+from data_engine.retry import retried
 from data_engine.storage import filesystem, is_local, join, read_bytes, translated
 
 if TYPE_CHECKING:
@@ -118,7 +119,13 @@ class MaskDataset:
 
     def image_ids(self, record: CommitRecord) -> list[str]:
         """Ids of the images of one committed slice, in order."""
-        return self._open(record.images).read(columns=["image_id"])["image_id"].to_pylist()
+        uri = join(self.root, record.images.file)
+
+        def read() -> list[str]:
+            with translated(uri):
+                return self._open(record.images).read(columns=["image_id"])["image_id"].to_pylist()
+
+        return retried(read)
 
     def images(self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None) -> pa.Table:
         """The images table, or some columns and rows of it."""

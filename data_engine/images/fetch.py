@@ -15,7 +15,7 @@ from data_engine.errors import StorageError, UsageError
 from data_engine.images.hosts import input_filesystem
 from data_engine.images.retry import with_retries
 from data_engine.images.settings import InputSettings
-from data_engine.images.shard import FileEntry, ImageError, existing_path
+from data_engine.images.shard import AccessDenied, FileEntry, ImageError, existing_path
 from data_engine.signed_urls import expires_at
 from data_engine.storage import is_local, local_path, redact, scheme_of
 
@@ -48,7 +48,8 @@ def fetch(entry: FileEntry, settings: InputSettings) -> bytes:
         _refuse_expired(entry)
         if _is_the_stores_fault(entry.uri, error.__cause__):
             raise
-        raise ImageError("unreadable", _one_line(error.__cause__ or error)) from None
+        kind = AccessDenied if isinstance(error.__cause__, PermissionError) else ImageError
+        raise kind("unreadable", _one_line(error.__cause__ or error)) from None
     if entry.size is not None and len(data) != entry.size:
         raise ImageError("unreadable", f"changed since it was listed: {entry.size:,} bytes then, {len(data):,} now")
     if not data:

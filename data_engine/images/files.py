@@ -6,13 +6,14 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from data_engine.errors import DataEngineError
+from data_engine.errors import DataEngineError, StorageError
 from data_engine.images.fetch import fetch
 from data_engine.images.manifest import refused
 from data_engine.images.settings import InputSettings
-from data_engine.images.shard import EncodedImage, FileEntry, ImageError, Shard
+from data_engine.images.shard import AccessDenied, EncodedImage, FileEntry, ImageError, Shard
 from data_engine.storage import redact
 
+_DENIED_IN_A_ROW = 20
 _AHEAD_BYTES = 256 << 20  # fetched but not yet asked for, where sizes are known
 
 
@@ -20,6 +21,7 @@ def read_files(shard: Shard, settings: InputSettings, start: int = 0) -> Iterato
     """The images of a shard of files from number `start` on. Raises StorageError when the store itself fails."""
     waiting: deque[tuple[int, FileEntry, Future[bytes | ImageError]]] = deque()
     ahead = 0
+    rights = _Rights(settings)
     pool = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="fetch")
     try:
         following = start
@@ -37,11 +39,53 @@ def read_files(shard: Shard, settings: InputSettings, start: int = 0) -> Iterato
             result = future.result()
             uri = redact(entry.uri)
             if isinstance(result, ImageError):
-                yield EncodedImage(index, entry.image_id, uri, error=result)
+                yield from rights.failed(entry, EncodedImage(index, entry.image_id, uri, error=result))
             else:
-                yield EncodedImage(index, entry.image_id, uri, result)
+                yield from rights.read(entry, EncodedImage(index, entry.image_id, uri, result))
+        yield from rights.held
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Rights:
+    """Tells an image that may not be read from rights that were lost: the first is a failed row, the second are all.
+
+    Images that are denied before any could be read are held back until one can be.
+    """
+
+    def __init__(self, settings: InputSettings) -> None:
+        self._settings = settings
+        self._readable: FileEntry | None = None
+        self.held: list[EncodedImage] = []
+
+    def read(self, entry: FileEntry, image: EncodedImage) -> Iterator[EncodedImage]:
+        self._readable = entry
+        yield from self.held
+        self.held.clear()
+        yield image
+
+    def failed(self, entry: FileEntry, image: EncodedImage) -> Iterator[EncodedImage]:
+        """Raises StorageError when what could be read before cannot be any more, or when nothing ever could."""
+        if not isinstance(image.error, AccessDenied):
+            if self.held:
+                self.held.append(image)
+            else:
+                yield image
+            return
+        if self._readable is None:
+            self.held.append(image)
+            if len(self.held) >= _DENIED_IN_A_ROW:
+                raise _no_rights(entry)
+            return
+        if isinstance(_fetch(self._readable, self._readable.uri, self._settings), AccessDenied):
+            raise _no_rights(entry)
+        yield image
+
+
+def _no_rights(entry: FileEntry) -> StorageError:
+    return StorageError(
+        f"{redact(entry.uri)}: access denied, and to the images before it as well; check the permissions or credentials"
+    )
 
 
 def _fetch(entry: FileEntry, listed_in: str, settings: InputSettings) -> bytes | ImageError:

@@ -40,6 +40,10 @@ class ImageError(DataEngineError):
         return hash(self.args)
 
 
+class AccessDenied(ImageError):
+    """The store did not let this image be read: the image's own rights, or all of ours, which the reader finds out."""
+
+
 class ShardDamaged(SourceError):
     """A shard that ends before its images do, or is not the one that was planned.
 

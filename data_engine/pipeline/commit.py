@@ -2,24 +2,24 @@
 
 What stores really do with a conditional write (measured, see docs/dataset-format.md) shapes this module: the commit is
 one small non-empty object; "exists" arrives as FileExistsError or as an OSError; a winner can be told that it lost,
-when its answer was dropped and the retry met its own object; some stores ignore the condition altogether.
+when its answer was dropped and the retry met its own object; 409 says "not now" and never "exists"; some stores ignore
+the condition altogether.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import random
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from data_engine.errors import StorageError
-from data_engine.storage import filesystem, is_local, join, local_path, read_bytes, translated
+from data_engine.retry import ONCE, PATIENT, Patience, response_of, retried
+from data_engine.storage import filesystem, is_local, join, local_path, read_bytes, redact, translated
 
-_ATTEMPTS = 6
+_PATIENCE_OF_DELETE = Patience(seconds=10.0)
 
 
 def new_owner() -> str:
@@ -27,7 +27,7 @@ def new_owner() -> str:
     return uuid.uuid4().hex
 
 
-def put(uri: str, data: bytes) -> None:
+def put(uri: str, data: bytes, patience: Patience = PATIENT) -> None:
     """Writes a whole object under a name nobody else uses. It is there completely or not at all."""
     if is_local(uri):
         path = local_path(uri)
@@ -35,10 +35,10 @@ def put(uri: str, data: bytes) -> None:
             temporary.replace(path)
             _sync_folder(path.parent)
         return
-    _retry(lambda: _remote_put(uri, data, "overwrite"))
+    retried(lambda: _remote_put(uri, data, "overwrite"), patience)
 
 
-def put_if_absent(uri: str, data: bytes, single_writer: bool = False) -> bool:
+def put_if_absent(uri: str, data: bytes, single_writer: bool = False, patience: Patience = PATIENT) -> bool:
     """Writes a whole object unless the name is taken. Returns whether the object there is this one.
 
     `data` must be unique to its writer (carry an owner token): when the store says "exists", the object is read back
@@ -46,30 +46,23 @@ def put_if_absent(uri: str, data: bytes, single_writer: bool = False) -> bool:
     """
     assert data, "an empty object is not written conditionally by some stores"
     if is_local(uri):
-        won = _local_put_if_absent(local_path(uri), data)
-    elif single_writer:
-        won = not _exists(uri)
-        if won:
-            _retry(lambda: _remote_put(uri, data, "overwrite"))
-    else:
-        won = _retry(lambda: _remote_put(uri, data, "create"))
-    return won or read_bytes(uri) == data
+        return _local_put_if_absent(local_path(uri), data) or read_bytes(uri) == data
+    return retried(lambda: _remote_put_if_absent(uri, data, single_writer), patience)
 
 
 def delete(uri: str) -> None:
     """Removes an object of ours that lost its race. Failing to is harmless: nothing refers to it."""
-    fs, path = filesystem(uri)
     with suppress(Exception):
-        fs.rm_file(path)
+        retried(lambda: _remove(uri), _PATIENCE_OF_DELETE)
 
 
-def check_store(root: str, single_writer: bool = False) -> None:
+def check_store(root: str, single_writer: bool = False, patience: Patience = PATIENT) -> None:
     """Proves that `root` can be written, and that it honours put-if-absent. Raises StorageError with the remedy."""
     probe = join(root, "_plan", f"probe-{uuid.uuid4().hex}")
     try:
-        first = put_if_absent(probe, b"first", single_writer)
-        second = put_if_absent(probe, b"second", single_writer)
-        kept = read_bytes(probe)
+        first = put_if_absent(probe, b"first", single_writer, patience)
+        second = put_if_absent(probe, b"second", single_writer, patience)
+        kept = read_bytes(probe, patience)
     finally:
         delete(probe)
     if not first or second or kept != b"first":
@@ -77,6 +70,20 @@ def check_store(root: str, single_writer: bool = False) -> None:
             f"{root}: this store ignores conditional writes (put-if-absent), so two writers could overwrite each other."
             " Use another store, or set run.single_writer=true and make sure that only one process writes at a time"
         )
+
+
+def _remote_put_if_absent(uri: str, data: bytes, single_writer: bool) -> bool:
+    """One try. Returns whether the object there is this one."""
+    if single_writer:
+        written = not _exists(uri) and _remote_put(uri, data, "overwrite")
+    else:
+        written = _remote_put(uri, data, "create")
+    if written:
+        return True
+    try:
+        return read_bytes(uri, ONCE) == data
+    except FileNotFoundError:  # removed in between, or a store that has not settled
+        raise StorageError(f"{redact(uri)}: taken, and then not there") from ConnectionError("not settled")
 
 
 def _remote_put(uri: str, data: bytes, mode: str) -> bool:
@@ -87,6 +94,8 @@ def _remote_put(uri: str, data: bytes, mode: str) -> bool:
             fs.pipe_file(path, data, mode=mode)
         except FileExistsError:
             return False
+        except FileNotFoundError as error:
+            raise StorageError(f"{redact(uri)}: no such bucket; create it, or choose another output") from error
         except OSError as error:
             if mode == "create" and _says_exists(error):
                 return False
@@ -95,7 +104,10 @@ def _remote_put(uri: str, data: bytes, mode: str) -> bool:
 
 
 def _says_exists(error: OSError) -> bool:
-    """A failed precondition comes as EINVAL from some S3 stores (Ceph RGW), with the code in the text."""
+    """A failed precondition comes as EINVAL from some S3 stores (Ceph RGW), with the code in the answer or the text."""
+    code, status = response_of(error)
+    if code is not None or status is not None:
+        return code == "PreconditionFailed" or status == 412
     text = str(error)
     return error.errno in (errno.EEXIST, errno.EINVAL) and ("PreconditionFailed" in text or "412" in text)
 
@@ -106,16 +118,10 @@ def _exists(uri: str) -> bool:
         return fs.exists(path)
 
 
-def _retry(action: Callable[[], bool], sleep: Callable[[float], None] = time.sleep) -> bool:
-    """Tries again after transient failures (503, 409, time-outs), with growing pauses and jitter."""
-    for attempt in range(_ATTEMPTS):
-        try:
-            return action()
-        except StorageError as error:
-            if isinstance(error.__cause__, PermissionError) or attempt == _ATTEMPTS - 1:
-                raise
-            sleep(min(20.0, 0.5 * 2**attempt) * random.uniform(0.5, 1.5))
-    raise AssertionError("unreachable")
+def _remove(uri: str) -> None:
+    fs, path = filesystem(uri)
+    with translated(uri):
+        fs.rm_file(path)
 
 
 def _local_put_if_absent(path: Path, data: bytes) -> bool:

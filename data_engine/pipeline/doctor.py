@@ -18,6 +18,7 @@ from data_engine import __version__
 from data_engine.errors import DataEngineError
 from data_engine.masks.generator import MaskGenerator
 from data_engine.pipeline.commit import check_store
+from data_engine.retry import Patience
 from data_engine.sam.segmenter import choose_device, load_segmenter
 from data_engine.storage import is_local, local_path
 
@@ -74,7 +75,7 @@ def _examine_store(output: str, single_writer: bool) -> Iterator[Finding]:
     begun = time.perf_counter()
     try:
         with _folders_removed(output):
-            check_store(output, single_writer)
+            check_store(output, single_writer, Patience(seconds=10))
     except DataEngineError as error:
         yield Finding("store", False, str(error))
         return

@@ -18,6 +18,7 @@ from data_engine.images.hosts import PrivateHost, _public_socket
 from data_engine.images.settings import InputSettings
 from data_engine.images.shard import FileEntry, ShardDamaged
 from data_engine.images.sources import list_shards, read_shard
+from data_engine.retry import Patience
 
 pytest.importorskip("aiohttp")
 ALLOWED = InputSettings(allow_private_hosts=True, max_image_bytes=1 << 20)
@@ -109,7 +110,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(retry, "HTTP_WAITS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(retry, "HTTP", Patience(seconds=1, first_pause=0.01, longest_pause=0.05))
     with Server() as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield server
@@ -158,8 +159,8 @@ def test_errors_that_pass_and_errors_that_do_not(server: Server) -> None:
     assert fetch(server, "ok/none.png") == "unreadable: not found"
     assert server.requests["/ok/none.png"] == 1
     assert fetch(server, "down/a.png").startswith("unreadable: ")
-    assert server.requests["/down/a.png"] == 4
-    assert fetch(server, "cut/a.png").startswith("unreadable: ")
+    assert server.requests["/down/a.png"] > 2
+    assert fetch(server, "cut/a.png") == png()  # the fifth answer is whole
     assert fetch(server, "ok/large.png").startswith("too_large: ")
     assert fetch(server, "ok/a.png", size=3).startswith("unreadable: changed")
     with socket.socket() as unused:

@@ -11,6 +11,7 @@ from data_engine.images import retry
 from data_engine.images.settings import InputSettings
 from data_engine.images.shard import ShardDamaged
 from data_engine.images.sources import check_unchanged, list_shards, read_shard
+from data_engine.retry import ONCE, Patience
 from data_engine.storage import filesystem
 
 SETTINGS = InputSettings()
@@ -94,7 +95,7 @@ def test_nothing_there(bucket: str) -> None:
 def test_a_store_that_is_down_fails_the_shard_and_not_its_images(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     put(bucket, {"a.png": png(1)})
     (shard,) = list_shards(bucket, SETTINGS).shards
-    monkeypatch.setattr(retry, "STORE_WAITS", ())
+    monkeypatch.setattr(retry, "STORE", ONCE)
     fs, _ = filesystem(bucket)
 
     def down(path: str) -> bytes:
@@ -112,7 +113,7 @@ def test_a_store_that_is_down_fails_the_shard_and_not_its_images(bucket: str, mo
         return png(1)
 
     monkeypatch.setattr(fs, "cat_file", recovers)
-    monkeypatch.setattr(retry, "STORE_WAITS", (0.01, 0.01))
+    monkeypatch.setattr(retry, "STORE", Patience(seconds=5, first_pause=0.01))
     assert outcome(read_shard(shard, SETTINGS)) == {"a.png": png(1)}
 
 
@@ -136,4 +137,39 @@ def test_credentials_that_expire_fail_the_shard_and_a_denied_key_its_image(
     assert outcome(read_shard(shard, SETTINGS)) == {"a.png": "unreadable"}
     refusing("ExpiredToken")
     with pytest.raises(StorageError, match="access denied"):
+        list(read_shard(shard, SETTINGS))
+
+
+def test_rights_that_are_lost_on_the_way_fail_the_shard_and_no_image(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(bucket, {f"{number:02d}.png": png(1) for number in range(24)})
+    (shard,) = list_shards(bucket, SETTINGS).shards
+    fs, _ = filesystem(bucket)
+    real, denied = fs.cat_file, set()
+
+    def cat_file(path: str) -> bytes:
+        if path.rsplit("/", 1)[-1] in denied:
+            raise PermissionError("no")
+        return real(path)
+
+    monkeypatch.setattr(fs, "cat_file", cat_file)
+    denied.update({"00.png", "05.png"})
+    found = outcome(read_shard(shard, SETTINGS))
+    assert list(found) == [f"{number:02d}.png" for number in range(24)]
+    assert {name for name, what in found.items() if what == "unreadable"} == denied
+
+    read = []
+
+    def read_on() -> None:
+        for image in read_shard(shard, SETTINGS):
+            read.append(image)
+            if image.image_id == "08.png":
+                denied.update(f"{number:02d}.png" for number in range(24))
+
+    with pytest.raises(StorageError, match="access denied, and to the images before it"):
+        read_on()
+    assert len(read) < 24
+    assert {image.image_id for image in read if image.error} == {"00.png", "05.png"}
+    with pytest.raises(StorageError, match="access denied"):  # from the beginning
         list(read_shard(shard, SETTINGS))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from integration.ray_job import HANG, SEGFAULT, arm, cluster_config, write_tars
+from integration.ray_job import EAT, HANG, SEGFAULT, arm, cluster_config, write_tars
 from pipeline.tiny_job import rows
 from rich.console import Console
 
@@ -120,3 +120,44 @@ def test_an_address_where_no_cluster_is_is_one_clear_error(undisturbed: tuple[Pa
     folder, tars = undisturbed
     with pytest.raises(ClusterError, match=r"127\.0\.0\.1:1 cannot be used"):
         generate(tars, str(tmp_path / "out"), cluster_config(folder, "run.ray.address=127.0.0.1:1"))
+
+
+def test_a_node_whose_gpu_torch_cannot_see_is_unfit(
+    connected: Any, undisturbed: tuple[Path, str], tmp_path: Path
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    folder, tars = undisturbed
+    node = connected.add_node(num_cpus=1, num_gpus=1)
+    try:
+        with pytest.raises(ClusterError, match="no GPU is visible to torch on the node"):
+            generate(tars, str(tmp_path / "out"), cluster_config(folder, "run.ray.gpus_per_worker=1"))
+    finally:
+        connected.remove_node(node)
+
+
+@pytest.mark.slow
+def test_an_image_that_eats_memory_alone_becomes_a_failed_row(
+    undisturbed: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray._private.utils import get_system_memory, get_used_memory
+    from ray.cluster_utils import Cluster
+
+    folder, _ = undisturbed
+    limit = (get_used_memory() + 4e9) / get_system_memory()  # Ray's own monitor kills what goes beyond
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{limit:.3f}")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    ray.init(address=cluster.address, log_to_driver=False, runtime_env={"worker_process_setup_hook": arm})
+    try:
+        tars = write_tars(tmp_path / "tars", 2, 6, poison={8: EAT})
+        report = generate(tars, str(tmp_path / "out"), cluster_config(folder))
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert report.complete
+    assert report.totals.errors == {"worker_died": 1}
+    failed = MaskDataset(tmp_path / "out")[_id_of(tmp_path / "out", 8)]
+    assert "out of memory" in failed.row["error_message"]
+    assert_whole(tmp_path / "out")
