@@ -13,9 +13,8 @@ from pathlib import Path
 
 import torch
 
-from data_engine.sam.mask_decoder import CrossAttention
-from data_engine.sam.model import Sam, SamArchitecture
 from data_engine.train.config import TrainConfig, load_config
+from data_engine.train.initialise import new_model
 from data_engine.train.photographs import load_photographs, load_textures
 from data_engine.train.samples import SampleStream, batches
 from data_engine.train.scenes import SceneMaker
@@ -23,8 +22,6 @@ from data_engine.train.textures import TextureBank
 from data_engine.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
-
-_LOCALITY = 3.0
 
 
 def main() -> None:
@@ -55,23 +52,6 @@ def main() -> None:
             workers=config.data.workers,
         )
     )
-
-
-def new_model(architecture: SamArchitecture) -> Sam:
-    """Random weights with one bias: from the first step on, a click looks at the image where it is.
-
-    In the cross attentions queries and keys are projected alike and amplified, so that the products of positional
-    encodings, which are largest for equal positions, show through. Learning that from nothing takes longer than a
-    short training has.
-    """
-    model = Sam(architecture)
-    torch.nn.init.trunc_normal_(model.image_encoder.pos_embed, std=0.02)
-    with torch.no_grad():
-        for module in model.mask_decoder.transformer.modules():
-            if isinstance(module, CrossAttention):
-                module.q_proj.weight.mul_(_LOCALITY)
-                module.k_proj.weight.copy_(module.q_proj.weight)
-    return model
 
 
 def sample_stream(config: TrainConfig) -> SampleStream:

@@ -52,6 +52,10 @@ class TrainConfig:
     focal_weight: float = 20.0
     dice_weight: float = 1.0
     iou_weight: float = 1.0
+    affinity_weight: float = 0.0
+    """Weight of the loss of `affinity.py`, beside the decoder's."""
+    affinity_pixels: int = 64
+    """Pixels of each image that it asks for."""
     refine_share: float = 0.2
     """Share of the images whose clicks get a second round: a further click where the first answer was wrong."""
     compute_dtype: str = "bfloat16"

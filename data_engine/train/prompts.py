@@ -14,7 +14,7 @@ from scipy import ndimage
 from data_engine.train.scene import Scene
 
 TARGETS = 3
-_SAME = 0.9  # regions of two levels with at least this IoU are one target
+SAME = 0.9  # regions of two levels with at least this IoU are one target
 _SMALLEST_CELLS = 10  # of the mask: a region of fewer cannot be drawn, and is not worth a prompt
 
 
@@ -104,7 +104,7 @@ def _distinct(areas: np.ndarray, numbers: np.ndarray, smallest: int) -> np.ndarr
     """
     keep = (numbers > 0) & (areas >= smallest)
     for k in range(1, TARGETS):
-        keep[k] &= not any(keep[j] and areas[k] >= _SAME * areas[j] for j in range(k))
+        keep[k] &= not any(keep[j] and areas[k] >= SAME * areas[j] for j in range(k))
     return keep
 
 

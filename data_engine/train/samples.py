@@ -29,6 +29,7 @@ class Sample:
     boxes: Tensor  # Bx4 float32
     targets: Tensor  # Px3x(4G)x(4G) bool, P = C + B
     valid: Tensor  # Px3 bool
+    levels: Tensor  # 3x(4G)x(4G) int32: number of the region in the middle of a mask pixel, 0 where there is none
 
 
 class SampleStream(Dataset):
@@ -62,7 +63,7 @@ class SampleStream(Dataset):
                 grid_share=self.config.grid_share,
             )
             if prompts is not None:
-                return _to_sample(scene, prompts, self.frame)
+                return _to_sample(scene, prompts, self.frame, self.mask_side)
 
     def scene(self, rng: np.random.Generator) -> Scene:
         """A photograph's view or a procedural scene, in a random format, as a random camera saw it."""
@@ -90,10 +91,14 @@ def _format(rng: np.random.Generator, frame: int) -> tuple[int, int]:
     return (short, frame) if rng.random() < 0.7 else (frame, short)
 
 
-def _to_sample(scene: Scene, prompts: Prompts, frame: int) -> Sample:
+def _to_sample(scene: Scene, prompts: Prompts, frame: int, mask_side: int) -> Sample:
     height, width = scene.image.shape[:2]
     pixels = np.zeros((3, frame, frame), np.uint8)
     pixels[:, :height, :width] = scene.image.transpose(2, 0, 1)
+    factor = frame // mask_side
+    middles = scene.levels[:, factor // 2 :: factor, factor // 2 :: factor]
+    levels = np.zeros((len(middles), mask_side, mask_side), np.int32)
+    levels[:, : middles.shape[1], : middles.shape[2]] = middles
     return Sample(
         torch.from_numpy(pixels),
         (height, width),
@@ -101,4 +106,5 @@ def _to_sample(scene: Scene, prompts: Prompts, frame: int) -> Sample:
         torch.from_numpy(prompts.boxes),
         torch.from_numpy(prompts.targets),
         torch.from_numpy(prompts.valid),
+        torch.from_numpy(levels),
     )

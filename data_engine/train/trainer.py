@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from data_engine.sam.model import Sam
+from data_engine.train.affinity import AffinityHead, affinity_loss
 from data_engine.train.config import TrainConfig
 from data_engine.train.decoding import answer_correction, answer_first, at_phase, correct
 from data_engine.train.losses import DecodingLoss, decoding_loss
@@ -47,7 +48,9 @@ class Trainer:
         self.clock = clock
         self.progress = Progress()
         self.average = copy.deepcopy(model).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(_parameter_groups(model, config.weight_decay), lr=0.0, betas=(0.9, 0.98))
+        self.affinity = AffinityHead(config.architecture)
+        groups = [*_parameter_groups(model, config.weight_decay), *_parameter_groups(self.affinity, 0.0)]
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
         self.working = WorkingCopy(model, getattr(torch, config.compute_dtype))
 
     def run(self, batches: Iterator[list[Sample]]) -> None:
@@ -86,11 +89,14 @@ class Trainer:
         losses = []
         for sample, embedding in zip(batch, leaf.flatten(2).mT, strict=True):
             loss = self._image_loss(model, embedding, positions, sample, generator)
-            (loss.total / len(batch)).backward()
+            total = loss.total
+            if config.affinity_weight:
+                total = total + config.affinity_weight * self._affinity_loss(model, embedding, sample, generator)
+            (total / len(batch)).backward()
             losses.append(loss)
         embeddings.backward(leaf.grad)
         working.hand_over_gradients()
-        nn.utils.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
+        nn.utils.clip_grad_norm_([*self.model.parameters(), *self.affinity.parameters()], config.gradient_clip)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.progress.step, self.share_done())
         self.optimizer.step()
@@ -124,6 +130,20 @@ class Trainer:
             loss.total = (loss.total + refined.total) / 2
         return loss
 
+    def _affinity_loss(self, model: Sam, embedding: Tensor, sample: Sample, generator: torch.Generator) -> Tensor:
+        row, column = torch.randint(2, (2,), generator=generator).tolist()
+        return affinity_loss(
+            self.affinity,
+            model.mask_decoder,
+            embedding,
+            sample.levels.to(embedding.device),
+            (row, column),
+            pixels=self.config.affinity_pixels,
+            focal_weight=self.config.focal_weight,
+            dice_weight=self.config.dice_weight,
+            generator=generator,
+        )
+
     def share_done(self) -> float:
         """How much of the run is over, by its steps or by its time."""
         budget = self.config.minutes
@@ -154,6 +174,7 @@ class Trainer:
         state = {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
+            "affinity": self.affinity.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "progress": {name: getattr(self.progress, name) for name in Progress.__slots__},
         }
@@ -172,6 +193,7 @@ class Trainer:
         state = torch.load(path, map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
+        self.affinity.load_state_dict(state["affinity"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
         return True
