@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from data_engine.errors import ConfigError
 from data_engine.images.settings import InputSettings
@@ -83,6 +83,12 @@ class RunSettings(_Section):
         600, gt=0, description="commit a slice that is not full when it is so old: bounds what a crash can cost"
     )
     give_up_after: int = Field(20, ge=1, description="stop when the model has failed on so many images and on no other")
+
+    @model_validator(mode="after")
+    def _one_writer_is_no_cluster(self) -> RunSettings:
+        if self.single_writer and self.engine == "ray":
+            raise ValueError("single_writer cannot be promised with engine ray: workers write side by side")
+        return self
 
 
 class JobConfig(_Section):

@@ -161,6 +161,10 @@ def _settle_plan(input_uri: str, output: str, config: JobConfig, limit: int | No
             f"warning: the input has {gained} entries that are not in this dataset's plan; "
             "they are left out (mask them into another output)"
         )
+    if read_manifest(output) is None:
+        check_store(
+            output, config.run.single_writer
+        )  # the run before may have been told to accept what this one may not
     return with_links(stands, current)
 
 

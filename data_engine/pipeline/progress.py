@@ -18,6 +18,7 @@ from rich.text import Text
 from data_engine.dataset.commits import CommitRecord, Totals
 from data_engine.pipeline.events import BatchShrunk, Event, ImageDone, ShardFailed, SliceCommitted, SliceLost
 from data_engine.pipeline.plan import JobPlan
+from data_engine.storage import redact
 
 if TYPE_CHECKING:
     from data_engine.pipeline.job import JobReport
@@ -35,6 +36,7 @@ class ClusterState:
     workers: Mapping[str, int]  # by state: starting, busy, idle, excluded
     retries: Mapping[str, int]  # by cause
     running: Sequence[tuple[str, str, str | None, int]]  # worker, node, its shard, images done of it
+    done_now: int  # shards that this run has done
 
     def parts(self) -> list[str]:
         """For the line of progress: shards, workers, and what went wrong, if anything did."""
@@ -99,7 +101,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         if self._console:
-            self._console.print(escape(text))
+            self._console.print(escape(redact(text)))
 
     def from_commits(self) -> None:
         """Counts images when they are committed: on a cluster one may be masked twice, and a lost worker's are not."""
@@ -115,7 +117,8 @@ class Progress:
                 self._images += 1
                 self._masks += event.masks
             if event.error_type:
-                self.failures[event.error_type] += 1
+                if not self._from_commits:
+                    self.failures[event.error_type] += 1
                 if len(self.examples[event.error_type]) < _EXAMPLES:
                     self.examples[event.error_type].append(f"{event.image_id}: {event.error_message}")
         elif isinstance(event, SliceCommitted):
@@ -123,6 +126,7 @@ class Progress:
             if self._from_commits:
                 self._images += event.record.totals.images
                 self._masks += event.record.totals.masks
+                self.failures.update(event.record.totals.errors)
         elif isinstance(event, SliceLost):
             self.note(f"shard {event.shard}: another process is working on it; leaving it to that one")
         elif isinstance(event, BatchShrunk):
@@ -152,11 +156,11 @@ class Progress:
             self._console.print(summary_table(report.totals, report))
             for kind, examples in sorted(self.examples.items()):
                 for example in examples:
-                    self._console.print(f"[red]{escape(kind)}[/red] {escape(example)}", soft_wrap=True)
+                    self._console.print(f"[red]{escape(kind)}[/red] {escape(redact(example))}", soft_wrap=True)
             for shard in report.failed_shards:
-                self._console.print(f"[red]shard failed[/red] {escape(shard.message)}", soft_wrap=True)
+                self._console.print(f"[red]shard failed[/red] {escape(redact(shard.message))}", soft_wrap=True)
             for message in report.damaged_shards:
-                self._console.print(f"[red]damaged input[/red] {escape(message)}", soft_wrap=True)
+                self._console.print(f"[red]damaged input[/red] {escape(redact(message))}", soft_wrap=True)
 
     def stop(self) -> None:
         """Gives the terminal back, whatever happened."""
@@ -181,6 +185,9 @@ class Progress:
             parts += self._cluster.parts()
         if self._expected is not None and self._images:
             parts.append(f"{duration((self._expected - done) / rate)} to go")
+        elif self._cluster is not None and self._cluster.done_now:
+            left = sum(self._cluster.shards.values()) - self._cluster.shards["done"]
+            parts.append(f"about {duration(left * elapsed / self._cluster.done_now)} to go")
         return Text(" · ".join(parts))
 
 

@@ -44,14 +44,16 @@ from data_engine.pipeline.progress import ClusterState
 from data_engine.pipeline.ray_metrics import DriverMetrics
 from data_engine.pipeline.ray_worker import Assignment, ClusterWorker, Unfit, WorkerFacts, WorkerJob
 from data_engine.pipeline.scheduler import Assign, Command, Dismiss, GiveUp, Leave, Loss, Policy, Scheduler, ShardTask
+from data_engine.storage import redact
 
 log = logging.getLogger(__name__)
 
 _WAIT_S = 0.5
 _LOOK_EVERY_S = 1.0
 _NODES_EVERY_S = 5.0
-_STOP_GRACE_S = 60.0
+_STOP_GRACE_S = 150.0  # longer than workers wait for a store
 _KNOCK_S = 10.0
+_PAUSE_AFTER_NO_ANSWER_S = 5.0
 _REPORTS_A_SECOND = 2000  # that a driver takes with ease
 
 
@@ -132,7 +134,9 @@ class ClusterRun:
         self._metrics = DriverMetrics()
         self._looked = self._saw_nodes = -math.inf
         self._hopeful = time.monotonic()  # when there last was a node that may be fit
-        self._capacity = 0
+        self._capacity = 0  # places for workers, now
+        self._demand = 0  # the most there have been: what an autoscaler should bring back
+        self._next_hire = -math.inf
         self._stop_asked: float | None = None
         self._given_up: str | None = None
 
@@ -148,7 +152,7 @@ class ClusterRun:
             )
         job.progress.note(f"on Ray, {self._wanted()} workers of {resources} each")
         try:
-            while not scheduler.finished and self._given_up is None:
+            while not scheduler.finished and not self._out_of_patience():
                 self._hire()
                 self._listen()
                 self._look_after()
@@ -164,10 +168,10 @@ class ClusterRun:
     # ---- workers ----------------------------------------------------------------------------------------------------
 
     def _wanted(self) -> int:
-        return min(self._settings.workers or self._capacity, self._scheduler.unfinished)
+        return min(self._settings.workers or self._demand, self._scheduler.unfinished)
 
     def _hire(self) -> None:
-        if self._stop_asked is not None:
+        if self._stop_asked is not None or time.monotonic() < self._next_hire:
             return
         for _ in range(self._wanted() - len(self._hired)):
             name = f"w{next(self._numbers)}"
@@ -178,7 +182,7 @@ class ClusterRun:
         if self._scheduler.excluded:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(self._scheduler.excluded)})"}
         # Restarts and retries are the scheduler's business. `run` keeps one thread, commands arrive on others.
-        as_actor = cast(Any, ray.remote)(concurrency_groups={"control": 2}, max_restarts=0, max_task_retries=0)
+        as_actor = cast(Any, ray.remote)(concurrency_groups={"control": 1}, max_restarts=0, max_task_retries=0)
         actor = as_actor(ClusterWorker).options(**options).remote(self._worker_job(name))
         return _Hired(actor, actor.hello.remote(), time.monotonic())
 
@@ -245,16 +249,18 @@ class ClusterRun:
     def _lost(self, name: str, loss: Loss, reason: str) -> None:
         hired = self._hired.pop(name)
         ray.kill(hired.actor)
+        if hired.node is None:  # it has never answered: a node without the package, for one
+            self._next_hire = time.monotonic() + _PAUSE_AFTER_NO_ANSWER_S
         if loss is not Loss.STOPPED:
             log.warning("worker %s on node %s is lost: %s (%s)", name, hired.node, loss.value, reason)
             self._job.progress.note(f"worker {name}: {loss.value}: {reason}")
         self._obey(self._scheduler.worker_lost(name, loss, reason, time.monotonic(), hired.node))
 
     def _blame(self, error: Exception, hired: _Hired) -> tuple[Loss, str]:
-        text = " ".join(str(error).split())
+        text = redact(" ".join(str(error).split()))
         if isinstance(error, RayTaskError):  # raised by our own code in the worker
             cause = error.cause if error.cause is not None else error
-            reason = " ".join(str(cause).split())[:500]
+            reason = redact(" ".join(str(cause).split()))[:500]
             if isinstance(error, (ModelFailure, Unfit)) or hired.stream is None:
                 return Loss.UNFIT, reason if isinstance(cause, Unfit) else f"{type(cause).__name__}: {reason}"
             return Loss.DIED, f"{type(cause).__name__}: {reason}"
@@ -288,7 +294,7 @@ class ClusterRun:
                         self._job.progress.note(f"worker {worker}: {reason}")
                         ray.kill(hired.actor)
                 case GiveUp(reason):
-                    self._given_up = reason
+                    self._give_up(reason)
 
     def _tell(self, worker: str, method: str, *arguments: Any) -> None:
         hired = self._hired.get(worker)
@@ -299,13 +305,8 @@ class ClusterRun:
 
     def _look_after(self) -> None:
         now = time.monotonic()
-        if self._job.stopping() and self._stop_asked is None:
-            self._stop_asked = now
-            self._scheduler.stop()
-            for name in self._hired:
-                self._tell(name, "stop")
-        if self._stop_asked is not None and now - self._stop_asked > _STOP_GRACE_S:
-            self._given_up = f"workers did not stop within {_STOP_GRACE_S:.0f} s"
+        if self._job.stopping():
+            self._ask_to_stop()
         if now - self._looked < _LOOK_EVERY_S:
             return
         self._looked = now
@@ -323,6 +324,7 @@ class ClusterRun:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         fit = [node for node in nodes if node["NodeID"] not in self._scheduler.excluded]
         self._capacity = sum(self._places(node["Resources"]) for node in fit)
+        self._demand = max(self._demand, self._capacity)
         draining = _draining_nodes()
         for name, hired in self._hired.items():
             if hired.node in draining and not hired.stopping:
@@ -335,7 +337,25 @@ class ClusterRun:
         patience = self._settings.start_timeout if self._settings.workers else 0.0  # an autoscaler may add nodes
         if self._scheduler.excluded and self._saw_nodes - self._hopeful > patience:
             reasons = "; ".join(sorted(set(self._scheduler.excluded.values())))
-            self._given_up = f"no node of the cluster can do the job: {reasons}"
+            self._give_up(f"no node of the cluster can do the job: {reasons}")
+
+    def _give_up(self, reason: str) -> None:
+        self._given_up = self._given_up or reason
+        self._ask_to_stop()
+
+    def _ask_to_stop(self) -> None:
+        """Workers end the image they are at and commit what is masked."""
+        if self._stop_asked is None:
+            self._stop_asked = time.monotonic()
+            self._scheduler.stop()
+            for name in self._hired:
+                self._tell(name, "stop")
+
+    def _out_of_patience(self) -> bool:
+        waits = self._stop_asked is not None and time.monotonic() - self._stop_asked > _STOP_GRACE_S
+        if waits:
+            self._job.progress.note(f"workers did not stop within {_STOP_GRACE_S:.0f} s; what they had open is lost")
+        return waits
 
     def _places(self, resources: dict[str, float]) -> int:
         by_gpu = resources.get("GPU", 0.0) / self._gpus if self._gpus else math.inf
@@ -357,7 +377,9 @@ class ClusterRun:
             "excluded": len(scheduler.excluded),
         }
         self._metrics.show(shards, workers, scheduler.retries)
-        self._job.progress.cluster(ClusterState(shards, workers, scheduler.retries, list(scheduler.workers())))
+        self._job.progress.cluster(
+            ClusterState(shards, workers, scheduler.retries, list(scheduler.workers()), scheduler.done)
+        )
         self._job.run_log.sample({"shards": shards, "workers": workers, "retries": dict(scheduler.retries)})
 
     def _images_left(self, shard: str) -> int | None:

@@ -188,10 +188,10 @@ class ClusterWorker:
 
     def _urgent(self, event: Event) -> bool:
         """What decides something at the driver. Of a shard that has killed a worker, every image."""
-        if isinstance(event, ImageStarted):
+        if isinstance(event, (ImageStarted, ImageDone)):
             held = self._held.get(event.shard)
             return held is not None and held.assignment.careful
-        return not isinstance(event, ImageDone)
+        return True
 
     def _events(self) -> Iterator[Event]:
         assert self._runner is not None, "prepare() comes first"
@@ -200,12 +200,12 @@ class ClusterWorker:
             try:
                 for event in self._runner.run(self._work()):
                     self._metrics.count(event)
-                    yield event
+                    reported: list[Event] = [event]
                     if isinstance(event, SliceCommitted) and event.record.final:
-                        self._held.pop(event.record.shard, None)
-                        yield ShardDone(event.record.shard)
-                    elif isinstance(event, (SliceLost, ShardFailed, ShardDone)):
-                        self._held.pop(event.shard, None)
+                        reported.append(ShardDone(event.record.shard))
+                    for each in reported:
+                        self._forget(each)  # before the driver hears of it, and may give it out again, to us too
+                        yield each
             except (ModelFailure, DeviceLost):
                 raise
             except DataEngineError as error:  # the store, most likely: the driver decides what becomes of the shards
@@ -214,7 +214,7 @@ class ClusterWorker:
                     shard = held.assignment.planned.shard
                     yield ShardFailed(shard.id, shard.uri, str(error))
 
-    def _work(self) -> Iterator[ShardWork | ShardDone]:
+    def _work(self) -> Iterator[ShardWork | ShardDone | ShardFailed]:
         """What the runner's reader takes next; asks the store where each shard stands, as others may have gone on."""
         while not self._stop.is_set():
             try:
@@ -225,18 +225,42 @@ class ClusterWorker:
             held = self._held.get(shard)
             if held is None or held.assignment is not assignment:
                 continue  # it was left before its turn
-            start, found = where_it_stands(self._job.output, shard, assignment.start)
-            if start is None:
+            try:
+                work = self._begin(assignment)
+            except (DataEngineError, FileNotFoundError) as error:  # of this shard's records, and nobody else's
+                yield ShardFailed(shard, assignment.planned.shard.uri, str(error))
+                continue
+            if work is None:
                 yield ShardDone(shard)
                 continue
-            held.work = ShardWork(
-                assignment.planned,
-                start,
-                seen_ids(self._job.output, shard, start, found),
-                careful=assignment.careful,
-                quarantined=dict(assignment.quarantined),
-            )
-            yield held.work
+            with self._lock:
+                if self._held.get(shard) is not held:
+                    continue  # it was left meanwhile
+                held.work = work
+            yield work
+
+    def _begin(self, assignment: Assignment) -> ShardWork | None:
+        shard = assignment.planned.id
+        start, found = where_it_stands(self._job.output, shard, assignment.start)
+        if start is None:
+            return None
+        return ShardWork(
+            assignment.planned,
+            start,
+            seen_ids(self._job.output, shard, start, found),
+            careful=assignment.careful,
+            quarantined=dict(assignment.quarantined),
+        )
+
+    def _forget(self, event: Event) -> None:
+        """Of a shard that has ended here, unless it was given again since."""
+        if not isinstance(event, (SliceLost, ShardFailed, ShardDone)):
+            return
+        with self._lock:
+            held = self._held.get(event.shard)
+            stale = isinstance(event, SliceLost) and not (held and held.work and held.work.left.is_set())
+            if held is not None and not stale:
+                del self._held[event.shard]
 
     def _drop_everything(self) -> list[_Held]:
         with self._lock:

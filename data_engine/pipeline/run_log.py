@@ -17,6 +17,7 @@ from data_engine.errors import DataEngineError
 from data_engine.pipeline.commit import put
 from data_engine.pipeline.events import Event, ImageDone, SliceCommitted
 from data_engine.pipeline.plan import now
+from data_engine.retry import Patience
 from data_engine.storage import join
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 RUNS_FOLDER = "_runs"
 _FIRST_PAUSE_S = 30.0
 _LINES = 2000
+_PATIENCE = Patience(seconds=3.0)  # the job waits while this is written
 
 
 class RunLog:
@@ -72,6 +74,6 @@ class RunLog:
         }
         self._lines.append(json.dumps(line))
         try:
-            put(self._uri, ("\n".join(self._lines) + "\n").encode())
+            put(self._uri, ("\n".join(self._lines) + "\n").encode(), _PATIENCE)
         except DataEngineError as error:
             log.warning("the run's metrics were not written: %s", error)

@@ -79,6 +79,7 @@ class _Image:
     decoded: Callable[[], DecodedImage]
     bytes: int
     fetch_s: float
+    done: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class _ShardEnd:
 
 
 _Committed = SliceCommitted | SliceLost | None  # None: of a shard that was left
-_Item = _Image | _ShardEnd | ShardDone | BaseException | None  # None: no more work
+_Item = _Image | _ShardEnd | ShardDone | ShardFailed | BaseException | None  # None: no more work
 
 
 @dataclass(slots=True)
@@ -142,10 +143,10 @@ class ShardRunner:
         """Images fetched ahead of the model."""
         return self._items.qsize()
 
-    def run(self, work: Iterable[ShardWork | ShardDone]) -> Iterator[Event]:
+    def run(self, work: Iterable[ShardWork | ShardDone | ShardFailed]) -> Iterator[Event]:
         """Works through the shards, reporting as it goes; ends early, without error, once `stopping`.
 
-        A ShardDone among the shards, of one that needs no more work, is reported in its turn.
+        What stands among the shards for one that needs no work, or cannot be begun, is reported in its turn.
         Raises StorageError when the output cannot be written, ModelFailure when the model fails on everything, and
         DeviceLost, once the images before it are committed, when this process cannot use its device any more.
         A shard that cannot be read is a ShardFailed event, an image that cannot be masked an ImageDone with an error.
@@ -173,7 +174,7 @@ class ShardRunner:
 
     def _read(
         self,
-        work: Iterable[ShardWork | ShardDone],
+        work: Iterable[ShardWork | ShardDone | ShardFailed],
         items: Queue[_Item],
         decoders: ThreadPoolExecutor,
         budget: _ByteBudget,
@@ -187,7 +188,7 @@ class ShardRunner:
 
         try:
             for shard in work:
-                if isinstance(shard, ShardDone):
+                if not isinstance(shard, ShardWork):
                     deliver(shard)
                     continue
                 for item in self._read_one(shard, decoders, budget, closed):
@@ -216,7 +217,10 @@ class ShardRunner:
                 size = _decoded_bytes(image)
                 budget.acquire(size)
                 decoded = self._decoded(work, image, decoders)
-                yield _Image(work, image.index, image.image_id, image.next_offset, decoded, size, fetched)
+                item = _Image(work, image.index, image.image_id, image.next_offset, decoded, size, fetched)
+                yield item
+                while work.careful and not item.done.wait(_POLL_S) and not closed.is_set():
+                    pass  # nothing of the next one is touched before this one is through and reported
                 index, begun = image.index + 1, time.perf_counter()
             images.close()
             yield _ShardEnd(work)
@@ -268,12 +272,13 @@ class ShardRunner:
                 raise item
             if item is None or self._stopping():
                 break
-            if isinstance(item, ShardDone):
+            if isinstance(item, (ShardDone, ShardFailed)):
                 yield item
                 continue
             if item.work.left.is_set():  # what was read ahead of a shard that is no longer ours
                 if isinstance(item, _Image):
                     budget.release(item.bytes)
+                    item.done.set()
                 current = None
                 continue
             if current is None:
@@ -293,6 +298,7 @@ class ShardRunner:
                     break
                 finally:
                     budget.release(item.bytes)
+                    item.done.set()
                 if self._generator.points_at_once < self._points_at_once:
                     self._points_at_once = self._generator.points_at_once
                     yield BatchShrunk(self._points_at_once)

@@ -8,6 +8,7 @@ DATA_ENGINE_RGW=~/rgw pytest -m slow tests/integration/test_ceph.py
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from pathlib import Path
 import fsspec
 import pytest
 from integration.fault_proxy import FaultProxy
+from integration.ray_job import cluster_config
+from integration.test_ray_chaos import worker_pids
 from pipeline.tiny_job import KEEP_ALL, config_for, rows, save_model, write_tar
 
 from data_engine.dataset.audit import PlannedCount, audit
@@ -172,3 +175,38 @@ def test_twenty_seconds_without_it(bucket, model, tmp_path):
     assert_whole(f"{bucket}/out")
     generate(source, f"{bucket}/whole", config_for(model, PER_COMMIT))
     assert rows(f"{bucket}/out") == rows(f"{bucket}/whole")
+
+
+@pytest.fixture
+def nodes(bucket: str) -> Iterator[None]:
+    """A driver in a cluster whose nodes find the gateway's credentials in their environment."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_a_ray_cluster_from_and_to_the_gateway_with_a_worker_killed(bucket, nodes, tmp_path):
+    for shard in range(4):
+        upload(write_tar(tmp_path / "tars" / f"{shard}.tar", 8, first=8 * shard), f"{bucket}/in/{shard}.tar")
+    slow = "masks.points_per_side=10"
+    generate(f"{bucket}/in/*.tar", str(tmp_path / "whole"), cluster_config(tmp_path, "run.engine=local", slow))
+
+    def kill_one() -> None:
+        while len(list_names(f"{bucket}/out/_commits")) < 2:
+            time.sleep(0.1)
+        os.kill(worker_pids()[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    report = generate(f"{bucket}/in/*.tar", f"{bucket}/out", cluster_config(tmp_path, slow))
+    killer.join(60)
+    assert report.exit_code == 0
+    assert_whole(f"{bucket}/out")
+    assert rows(f"{bucket}/out") == rows(tmp_path / "whole")
