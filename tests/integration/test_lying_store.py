@@ -17,7 +17,7 @@ from data_engine.dataset.audit import PlannedCount, audit
 from data_engine.dataset.reader import MaskDataset
 from data_engine.errors import StorageError
 from data_engine.pipeline.job import generate
-from data_engine.pipeline.plan import read_plan
+from data_engine.pipeline.plan import make_plan, read_plan, write_plan
 
 s3fs = pytest.importorskip("s3fs")
 RCLONE = shutil.which("rclone", path=str(Path(sys.executable).parent)) or shutil.which("rclone")
@@ -85,3 +85,11 @@ def test_it_is_refused_with_a_remedy_and_used_when_one_writer_is_promised(served
     assert rows("s3://bucket/out") == rows(tmp_path / "whole")
     for path in served.rglob("*"):
         assert not path.is_file() or b"lying-secret" not in path.read_bytes()
+
+
+def test_what_one_run_was_allowed_the_next_is_not_unless_it_is_told(served, tmp_path):
+    config = config_for(save_model(tmp_path / "tiny.safetensors"))
+    photos = write_photos(tmp_path / "photos", 2)
+    write_plan("s3://bucket/begun", make_plan(str(photos), config), single_writer=True)
+    with pytest.raises(StorageError, match="ignores conditional writes"):
+        generate(str(photos), "s3://bucket/begun", config)
