@@ -38,6 +38,7 @@ class RunLog:
         self._begun = clock()
         self._due = self._begun + _FIRST_PAUSE_S
         self._lines: list[str] = []
+        self._state: Mapping[str, Any] = {}
         self._counts: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
         self._stages: Counter[str] = Counter()
@@ -55,12 +56,13 @@ class RunLog:
 
     def sample(self, state: Mapping[str, Any] | None = None) -> None:
         """Adds a line and writes the file, if it is time. `state`: what the engine knows besides."""
+        self._state = state or self._state
         if self._clock() >= self._due:
             elapsed = self._clock() - self._begun
             self._due = self._clock() + max(_FIRST_PAUSE_S, elapsed / _LINES)
-            self.write(state)
+            self.write()
 
-    def write(self, state: Mapping[str, Any] | None = None) -> None:
+    def write(self) -> None:
         seconds = self._clock() - self._begun
         line = {
             "time": now(),
@@ -70,7 +72,7 @@ class RunLog:
             "images_per_second": round(self._counts["images"] / seconds, 3) if seconds else 0.0,
             "failures": dict(self._failures),
             "stage_seconds": {name: round(value, 2) for name, value in self._stages.items()},
-            **(state or {}),
+            **self._state,
         }
         self._lines.append(json.dumps(line))
         try:
