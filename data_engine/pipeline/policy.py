@@ -14,8 +14,10 @@ class Policy:
     shard_retries: int = 3  # further tries of a shard that cannot be read
     retry_pause: float = 5.0  # doubled at every retry
     foreign_pause: float = 30.0  # before looking again at a shard that another driver commits
-    image_deaths: int = 2  # workers that one image may kill
+    image_deaths: int = 2  # workers that one image may kill; on two nodes, where there are two
     shard_deaths: int = 8  # workers that one shard may kill before it is set aside, when no image can be blamed
+    shard_preemptions: int = 5  # workers lost with their nodes at one shard before that is charged to it
+    node_deaths: int = 5  # workers that may die on a node before any image is done there
     image_timeout: float = 1800.0  # a worker that says nothing for so long is killed
     give_up_after: int = 5  # workers lost in a row, or shards failed, before anything is done; later four times as many
     speculate: float | None = 2.0  # a second runner, once the first would take so many times longer than a new one
@@ -27,6 +29,6 @@ class Loss(Enum):
     DIED = "died"  # charged to the image it held
     OUT_OF_MEMORY = "out of memory"  # charged likewise
     TIMED_OUT = "timed out"  # charged likewise
-    PREEMPTED = "preempted"  # nobody's: its node went
-    UNFIT = "unfit"  # the node's, which should get no more workers
+    PREEMPTED = "preempted"  # nobody's: its node went; charged if that happens to one shard again and again
+    UNFIT = "unfit"  # the node's, if that is known, which should get no more workers
     STOPPED = "stopped"  # asked to

@@ -10,8 +10,9 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
 
-from data_engine.pipeline.circuit_breaker import CircuitBreaker
+from data_engine.pipeline.circuit_breaker import CircuitBreaker, Nodes
 from data_engine.pipeline.commands import Assign, Command, Dismiss, GiveUp, Leave
 from data_engine.pipeline.events import (
     Event,
@@ -23,10 +24,12 @@ from data_engine.pipeline.events import (
     SliceLost,
 )
 from data_engine.pipeline.policy import Loss, Policy
-from data_engine.pipeline.shard_queue import Shard, ShardQueue, ShardTask
+from data_engine.pipeline.shard_queue import Death, Shard, ShardQueue, ShardTask
 from data_engine.pipeline.worker_pace import Pace, Worker
 
 __all__ = ["Assign", "Command", "Dismiss", "GiveUp", "Leave", "Loss", "Policy", "Scheduler", "ShardTask"]
+
+_CHARGED = (Loss.DIED, Loss.OUT_OF_MEMORY, Loss.TIMED_OUT)
 
 
 class Scheduler:
@@ -53,7 +56,8 @@ class Scheduler:
         self.total = len(self._queue)
         self.done = 0
         self.failed: dict[str, str] = {}
-        self.excluded: dict[str, str] = {}  # node -> why it should get no more workers
+        self._nodes = Nodes(policy.node_deaths)
+        self.excluded = self._nodes.excluded  # node -> why it should get no more workers
         self.retries: Counter[str] = Counter()  # shards given out again, by cause
 
     # ---- what others may ask ----------------------------------------------------------------------------------------
@@ -91,6 +95,7 @@ class Scheduler:
             return []
         self._dismissed.discard(name)
         self._workers[name] = Worker(node, now)
+        self._nodes.joined(node)
         return self._feed(name, now)
 
     def worker_draining(self, name: str) -> list[Command]:
@@ -99,6 +104,7 @@ class Scheduler:
         if worker is None or worker.draining:
             return []
         worker.draining = True
+        self._nodes.left(worker.node)
         self._idle.pop(name, None)
         self._clearing.discard(name)
         waiting = worker.prefetched()
@@ -109,17 +115,22 @@ class Scheduler:
         return [Leave(name, shard.id) for shard in waiting]
 
     def worker_lost(self, name: str, loss: Loss, reason: str, now: float, node: str | None = None) -> list[Command]:
-        """A worker is gone, or never came up. One that was dismissed need not be reported, but may."""
+        """A worker is gone, or never came up; then its node may be unknown.
+
+        One that was dismissed need not be reported, but may.
+        """
         if name in self._dismissed:
             self._dismissed.discard(name)
             return []
         worker = self._workers.pop(name, None)
         self._idle.pop(name, None)
         self._clearing.discard(name)
-        node = node or (worker.node if worker else "?")
-        known_unfit = loss is Loss.UNFIT and node in self.excluded
-        if loss is Loss.UNFIT:
-            self.excluded[node] = reason
+        if worker and not worker.draining:
+            self._nodes.left(worker.node)
+        known_unfit = False
+        if node := worker.node if worker else node:
+            known_unfit = loss is Loss.UNFIT and node in self.excluded
+            self._node_lost(name, worker, node, loss, reason)
         commands = self._free_shards(name, worker, loss, reason) if worker and worker.shards else []
         if loss not in (Loss.PREEMPTED, Loss.STOPPED) and not known_unfit:
             commands += self._give_up(self._breaker.worker_lost(reason, others=len(self._workers)))
@@ -157,7 +168,7 @@ class Scheduler:
             self._silence_checked = now
             commands += self._dismiss_silent(now)
         commands += self._feed_idle(now)
-        if self._idle and not self._queue:
+        if self._idle and self._queue.only_suspects:  # and those wait for workers on other nodes
             commands += self._help(now)
         return commands
 
@@ -172,19 +183,23 @@ class Scheduler:
         if not self._pace.turn_to(worker, event.shard, now):
             return
         worker.image = None
+        worker.proven = True
         worker.images += 1
         worker.ahead += 1
         suspects = worker.shards[0].suspects
         if suspects:
             suspects.pop(event.image_id, None)  # it was only there when something else killed
+        self._nodes.image_done(worker.node)
         self._breaker.image_done()
 
     def _committed(self, worker: Worker, shard_id: str, images: int) -> None:
         if worker.shards and worker.shards[0].id == shard_id:
             worker.ahead = max(0, worker.ahead - images)
         shard = self._shards.get(shard_id)
-        if shard is not None and shard.images is not None:
-            shard.images = max(0, shard.images - images)
+        if shard is not None:
+            shard.progressed()
+            if shard.images is not None:
+                shard.images = max(0, shard.images - images)
 
     def _shard_done(self, shard_id: str, name: str, now: float) -> list[Command]:
         shard = self._shards.pop(shard_id, None)
@@ -253,18 +268,37 @@ class Scheduler:
             self._dismissed.add(name)
         return commands
 
+    def _node_lost(self, name: str, worker: Worker | None, node: str, loss: Loss, reason: str) -> None:
+        """What the loss of a worker says of its node."""
+        if loss is Loss.UNFIT:
+            self.excluded[node] = reason
+        elif loss not in _CHARGED:
+            self._nodes.went(node)
+        elif worker is None or not worker.proven:  # many that worked and die at once may have the network in common
+            at = f"shard {worker.shards[0].id}" if worker and worker.shards else f"worker {name}"
+            if self._nodes.died(node, at):
+                for shard in self._shards.values():
+                    shard.forgive(node)
+
     def _free_shards(self, name: str, worker: Worker, loss: Loss, reason: str) -> list[Command]:
         """Of a lost worker. Who killed it is not known, only what it held: all of that runs alone from now on."""
         commands: list[Command] = []
-        charged = loss in (Loss.DIED, Loss.OUT_OF_MEMORY, Loss.TIMED_OUT)
+        first = worker.shards[0]
+        charged = loss in _CHARGED
+        if loss is Loss.PREEMPTED and not worker.draining:  # an image may bring down whole nodes
+            first.preemptions += 1
+            charged = first.preemptions >= self._policy.shard_preemptions
         for shard in worker.shards:
             shard.workers.remove(name)
             shard.raced = True
-            shard.careful |= charged
-        first = worker.shards[0]
-        if charged:
+            if charged:
+                shard.careful = True
+                shard.nodes.add(worker.node)
+        if charged and worker.node not in self._nodes.deadly:
             how = f"{loss.value} ({reason})"
-            first.blame(worker.image, how, self._policy.image_deaths)
+            death = Death(worker.node, worker.alone)
+            nodes = 2 if self._nodes.several else 1
+            first.blame(worker.image, death, how, self._policy.image_deaths, nodes)
             if first.deaths >= self._policy.shard_deaths and not first.workers:
                 commands += self._set_aside(first, f"it killed its worker {first.deaths} times, last: {how}")
         elif loss is Loss.UNFIT:  # unless it is the shard, which would have one node after the other excluded
@@ -308,8 +342,9 @@ class Scheduler:
         if worker.draining or self._stopping:
             return []
         commands: list[Command] = []
+        suits = partial(self._suits, worker.node)
         while len(worker.shards) < self._policy.max_in_flight and not worker.alone and not self._clears(name, worker):
-            shard = self._queue.take(name, not worker.shards, len(self._workers) > 1)
+            shard = self._queue.take(name, not worker.shards, len(self._workers) > 1, suits)
             if shard is None:
                 break
             commands.append(self._assign(name, worker, shard, now))
@@ -319,13 +354,17 @@ class Scheduler:
 
     def _clears(self, name: str, worker: Worker) -> bool:
         """A suspect waits for a worker that holds nothing: this one takes nothing more until then."""
-        if not worker.shards or not self._queue.suspects:
+        if not worker.shards or not self._queue.has_suspect(partial(self._suits, worker.node)):
             self._clearing.discard(name)
         elif len(self._clearing) < self._queue.suspects:
             self._clearing.add(name)
         elif len(self._clearing) > self._queue.suspects:
             self._clearing.discard(name)
         return name in self._clearing
+
+    def _suits(self, node: str, shard: Shard) -> bool:
+        """A suspect is tried where it has not killed yet, while there is such a node: that may be what kills."""
+        return node not in shard.nodes or not self._nodes.other_than(shard.nodes)
 
     def _assign(self, name: str, worker: Worker, shard: Shard, now: float) -> Assign:
         self._idle.pop(name, None)

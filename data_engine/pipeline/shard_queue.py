@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 
@@ -17,6 +17,14 @@ class ShardTask:
     images: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Death:
+    """Of a worker: where, and whether it ran its shard carefully, with no other image being decoded."""
+
+    node: str
+    careful: bool
+
+
 @dataclass(slots=True, eq=False)
 class Shard:
     """What is known of a shard that has been given out at least once."""
@@ -24,25 +32,51 @@ class Shard:
     id: str
     images: int | None  # not committed yet
     workers: list[str] = field(default_factory=list)
-    failures: int = 0
-    deaths: int = 0  # of workers that had it in the model, since an image was last blamed
+    failures: int = 0  # since its last commit
+    preemptions: int = 0  # of workers that had it in the model, since its last commit
+    died_on: Counter[str] = field(default_factory=Counter)  # node -> deaths, since a commit or a quarantined image
+    nodes: set[str] = field(default_factory=set)  # where a worker died that held it: left alone while there are others
     careful: bool = False
     avoid: str | None = None  # the worker on which it failed last
     raced: bool = False  # a worker of ours that had it may still commit a slice of it
-    suspects: Counter[str] = field(default_factory=Counter)
+    suspects: dict[str, list[Death]] = field(default_factory=dict)  # image -> deaths charged to it
     quarantined: dict[str, str] = field(default_factory=dict)
 
-    def blame(self, image: str | None, how: str, image_deaths: int) -> None:
-        """A worker died with this shard in the model and, perhaps, this image."""
-        self.deaths += 1
-        if image is None:
+    @property
+    def deaths(self) -> int:
+        """Of workers that had it in the model, since its last commit or the last quarantined image."""
+        return sum(self.died_on.values())
+
+    def blame(self, image: str | None, death: Death, how: str, image_deaths: int, image_nodes: int) -> None:
+        """A worker died with this shard in the model and, perhaps, this image.
+
+        The image is quarantined after `image_deaths` on `image_nodes` nodes, one of them at least in a careful run.
+        """
+        self.died_on[death.node] += 1
+        if image is None or image in self.quarantined:
             return
-        self.suspects[image] += 1
-        count = self.suspects[image]
-        if count >= image_deaths:
+        deaths = self.suspects.setdefault(image, [])
+        if not death.careful and any(not earlier.careful for earlier in deaths):
+            return  # of two runners at once, of which neither was careful
+        deaths.append(death)
+        count = len(deaths)
+        on_nodes = len({each.node for each in deaths})
+        if count >= image_deaths and on_nodes >= image_nodes and any(each.careful for each in deaths):
             self.quarantined[image] = f"it killed its worker {count} {'time' if count == 1 else 'times'}, last: {how}"
             del self.suspects[image]
-            self.deaths = 0
+            self.died_on.clear()
+            self.nodes.clear()
+
+    def forgive(self, node: str) -> None:
+        """What died there died of the node."""
+        self.died_on.pop(node, None)
+        kept = {image: [each for each in deaths if each.node != node] for image, deaths in self.suspects.items()}
+        self.suspects = {image: deaths for image, deaths in kept.items() if deaths}
+
+    def progressed(self) -> None:
+        """A slice was committed: what went wrong before was not for good."""
+        self.failures = self.preemptions = 0
+        self.died_on.clear()
 
 
 class ShardQueue:
@@ -77,13 +111,24 @@ class ShardQueue:
         yield from (entry[2].id for entry in self._later)
 
     @property
+    def only_suspects(self) -> bool:
+        """Nothing is due that any worker may have."""
+        return not (self._new or self._again or self._foreign)
+
+    @property
     def suspects(self) -> int:
         """Due shards that need a worker of their own."""
         return len(self._careful)
 
-    def take(self, worker: str, holds_nothing: bool, others: bool) -> Shard | None:
-        """The next shard for this worker; one that has just failed on it is left to the `others`, for one turn."""
-        shard = self._first(self._careful, worker, others) if holds_nothing and self._careful else None
+    def has_suspect(self, suits: Callable[[Shard], bool]) -> bool:
+        return any(suits(shard) for shard in self._careful)
+
+    def take(self, worker: str, holds_nothing: bool, others: bool, suits: Callable[[Shard], bool]) -> Shard | None:
+        """The next shard for this worker, of the suspects one that `suits` it.
+
+        One that has just failed on it is left to the `others`, for one turn.
+        """
+        shard = self._first(self._careful, worker, others, suits) if holds_nothing and self._careful else None
         if shard is None and self._again:
             shard = self._first(self._again, worker, others)
         if shard is None and self._new:
@@ -93,8 +138,12 @@ class ShardQueue:
             shard = self._foreign.popleft()
         return shard
 
-    def _first(self, queue: deque[Shard], worker: str, others: bool) -> Shard | None:
+    def _first(
+        self, queue: deque[Shard], worker: str, others: bool, suits: Callable[[Shard], bool] | None = None
+    ) -> Shard | None:
         for place, shard in enumerate(queue):
+            if suits is not None and not suits(shard):
+                continue
             if shard.avoid == worker and others:
                 shard.avoid = None
                 continue

@@ -25,6 +25,7 @@ class Worker:
     ahead: int = 0  # of these, not committed yet
     image: str | None = None  # in the model
     draining: bool = False
+    proven: bool = False  # it has done an image
 
     def prefetched(self) -> list[Shard]:
         """What it holds and has not begun."""

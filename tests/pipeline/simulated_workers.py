@@ -122,6 +122,7 @@ class Blame:
 
     heard: dict[str, tuple[str, str]] = field(default_factory=dict)  # worker -> (shard, image)
     deaths: Counter[tuple[str, str]] = field(default_factory=Counter)
+    careful: set[tuple[str, str]] = field(default_factory=set)  # those with a death in a careful run
 
     def hear(self, worker: str, events: list[Event]) -> None:
         for event in events:
@@ -130,6 +131,10 @@ class Blame:
             elif isinstance(event, ImageDone):
                 self.heard.pop(worker, None)
 
-    def charge(self, worker: str) -> None:
+    def charge(self, worker: str, careful: set[tuple[str, str]]) -> None:
+        """`careful`: (worker, shard) of all careful runs."""
         if worker in self.heard:
-            self.deaths[self.heard.pop(worker)] += 1
+            image = self.heard.pop(worker)
+            self.deaths[image] += 1
+            if (worker, image[0]) in careful:
+                self.careful.add(image)

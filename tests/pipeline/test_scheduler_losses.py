@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pipeline.scheduler_events import POLICY, assigned, done, failed, one_at_a_time, scheduler, started
+from pipeline.scheduler_events import POLICY, assigned, committed, done, failed, one_at_a_time, scheduler, started
 
 from data_engine.pipeline.events import ShardDone, SliceLost
 from data_engine.pipeline.scheduler import Assign, Dismiss, GiveUp, Leave, Loss
@@ -87,7 +87,10 @@ def test_a_silent_worker_is_dismissed_and_its_image_blamed():
     assert s.tick(112) == [Dismiss("v", "no sign of life for 100 s, at image hangs")]
     assert s.worker_lost("v", Loss.DIED, "killed", 113) == []  # the adapter may say so
     assert s.retries == {"timed out": 1}
-    (again,) = s.worker_ready("w", "n", 114)
+    assert s.worker_ready("w", "n", 114) == [Assign("w", "a", careful=True)]
+    s.report("w", [started("a", "hangs")], 115)
+    assert [type(command) for command in s.tick(300)] == [Dismiss]
+    (again,) = s.worker_ready("x", "n", 301)
     assert [image for image, _ in again.quarantined] == ["hangs"]
 
 
@@ -136,7 +139,7 @@ def test_preemption_is_charged_to_nobody():
     for number in range(50):
         commands = s.worker_ready(f"w{number}", "n", number)
         assert commands == [Assign(f"w{number}", "a"), Assign(f"w{number}", "b")]
-        s.report(f"w{number}", [started("a")], number)
+        s.report(f"w{number}", [started("a"), done("a"), committed("a", 1), started("a", "2")], number)
         assert s.worker_lost(f"w{number}", Loss.PREEMPTED, "spot", number) == []
     assert s.retries == {"preempted": 100}
 

@@ -12,7 +12,7 @@ from pipeline.simulated_workers import IMAGES_A_COMMIT, Blame, Died, SimulatedWo
 from data_engine.pipeline.events import ShardDone, ShardFailed
 from data_engine.pipeline.scheduler import Assign, Command, Dismiss, GiveUp, Loss, Policy, Scheduler, ShardTask
 
-CHARGED = (Loss.DIED, Loss.OUT_OF_MEMORY, Loss.TIMED_OUT)
+CHARGED = (Loss.DIED, Loss.OUT_OF_MEMORY, Loss.TIMED_OUT, Loss.PREEMPTED)  # the last only if often
 TRUE_SHARDS = st.builds(
     TrueShard,
     images=st.integers(1, 9),
@@ -55,7 +55,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for command in commands:
             assert not isinstance(command, GiveUp)
             if isinstance(command, Dismiss):
-                self.blame.charge(command.worker)
+                self.blame.charge(command.worker, self.careful)
                 self.zombies[command.worker] = self.workers.pop(command.worker)
                 continue
             worker = self.workers[command.worker]
@@ -68,6 +68,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 for image, _ in command.quarantined:
                     blamed = self.blame.deaths[command.shard, image]
                     assert blamed >= self.policy.image_deaths, "an innocent image is left out"
+                    assert (command.shard, image) in self.blame.careful, "it may have been another"
             worker.orders.append(command)
 
     def say(self, worker: SimulatedWorker) -> None:
@@ -81,7 +82,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def lose(self, worker: SimulatedWorker, loss: Loss) -> None:
         del self.workers[worker.name]
         if loss in CHARGED:
-            self.blame.charge(worker.name)
+            self.blame.charge(worker.name, self.careful)
             self.killed[self.in_model()[worker.name]] += 1
         self.obey(self.scheduler.worker_lost(worker.name, loss, "reason", self.now, worker.node))
 
@@ -157,9 +158,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         worker.draining = True
         self.obey(self.scheduler.worker_draining(worker.name))
 
-    @rule(node=st.sampled_from(["n0", "n9"]))
-    def a_worker_never_comes_up(self, node: str) -> None:
-        self.unfit[node] = "wrong torch"
+    @rule(node=st.sampled_from(["n0", "n9", None]))
+    def a_worker_never_comes_up(self, node: str | None) -> None:
+        if node is not None:
+            self.unfit[node] = "wrong torch"
         self.obey(self.scheduler.worker_lost("x", Loss.UNFIT, "wrong torch", self.now, node))
 
     @rule(pick=PICK, permanent=st.sampled_from([False, False, True]))
@@ -239,7 +241,9 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def unfit_nodes_are_excluded(self) -> None:
-        assert self.scheduler.excluded == self.unfit
+        deadly = {node for node, why in self.scheduler.excluded.items() if "died on it" in why}
+        assert self.scheduler.excluded.keys() - deadly == self.unfit.keys() - deadly
+        assert deadly <= {f"n{number // 2}" for number in range(self.hired)}
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
