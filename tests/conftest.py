@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from planted_secret import SECRET
 
 # Before torch is imported, and for child processes too: models this small are faster on one thread, and many times so
 # on a busy machine, where threads that wait for each other wait for the scheduler.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray reads these when it is imported. Its token authentication stays on, as it should everywhere.
 os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-
-# Credentials of the test server. They must not reach any file, log or message: tests look for the secret.
-SECRET = "planted-secret-key"
 
 
 @pytest.fixture(scope="session")

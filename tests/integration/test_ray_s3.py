@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SECRET
 from integration.ray_job import cluster_config, write_tars
 from integration.test_ray_chaos import worker_pids
 from integration.test_ray_engine import assert_whole
 from pipeline.tiny_job import rows
+from planted_secret import SECRET
 
 from data_engine.pipeline.job import generate
 
