@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from planted_secret import SECRET
+
+# No test is about speed: on a busy machine an example may take its time.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 # Before torch is imported, and for child processes too: models this small are faster on one thread, and many times so
 # on a busy machine, where threads that wait for each other wait for the scheduler.
