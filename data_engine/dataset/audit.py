@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from rlemasklib import RLEMask
 
 from data_engine.dataset.coco_runs import area_and_box
-from data_engine.dataset.commits import COMMITS_FOLDER, MANIFEST_FILE, CommitRecord, Part, Totals, read_commit
+from data_engine.dataset.commits import COMMITS_FOLDER, CommitRecord, Part, Totals, read_commit
+from data_engine.dataset.manifest import MANIFEST_FILE
 from data_engine.dataset.reader import MaskDataset
 from data_engine.dataset.schema import IMAGES, MASKS, read_metadata
 from data_engine.errors import DataEngineError
@@ -72,7 +73,8 @@ def audit(
     planned and fingerprint come from the plan. A dataset that is not complete yet is audited as far as it goes, and
     what is missing is a finding.
     """
-    report = AuditReport(complete=dataset.complete, slices=len(dataset.commits), totals=dataset.totals)
+    report = AuditReport(complete=dataset.complete, slices=len(dataset.commits))
+    report.totals = Totals.sum(record.totals for record in dataset.commits)
     _check_shards(dataset, list(planned), report)
     ids: list[pa.ChunkedArray] = []
     for record in dataset.commits:
@@ -253,9 +255,9 @@ def _check_manifest(dataset: MaskDataset, fingerprint: str, report: AuditReport)
         report.add(f"{MANIFEST_FILE}: belongs to another plan (fingerprint {manifest.fingerprint[:12]})")
     if manifest.totals != report.totals:
         report.add(f"{MANIFEST_FILE}: its totals are not the sum of its commits")
-    listed = {record.file: record for record in manifest.commits}
-    if len(listed) < len(manifest.commits):
-        report.add(f"{MANIFEST_FILE}: holds {len(manifest.commits) - len(listed)} records twice")
+    listed = {record.file: record for record in dataset.commits}
+    if len(listed) < len(dataset.commits):
+        report.add(f"{MANIFEST_FILE}: holds {len(dataset.commits) - len(listed)} records twice")
     names = [name for name in list_names(join(dataset.root, COMMITS_FOLDER)) if name.endswith(".json")]
     present = {f"{COMMITS_FOLDER}/{name}" for name in names}
     for file in sorted(listed.keys() - present):

@@ -1,4 +1,4 @@
-"""The records that make a dataset: one for each committed slice, one manifest at the end.
+"""The records that make a dataset: one for each committed slice (`manifest.py` gathers them at the end).
 
 Readers trust these and nothing else. A file that no record names is garbage of a lost race or a crash, never damage.
 """
@@ -6,10 +6,11 @@ Readers trust these and nothing else. A file that no record names is garbage of 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from sys import intern
+from types import MappingProxyType
 from typing import Any
 
 from data_engine.dataset.schema import SCHEMA_VERSION, check_version
@@ -18,7 +19,9 @@ from data_engine.storage import join, list_names, read_bytes
 
 PLAN_FILE = "_plan/job.json"
 COMMITS_FOLDER = "_commits"
-MANIFEST_FILE = "_manifest.json"
+
+_READERS = 32
+_READ_AHEAD = 4096  # records whose reading is ordered at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,16 +50,21 @@ class Totals:
     errors: dict[str, int] = field(default_factory=dict)  # failed images by error type
 
     def __add__(self, other: Totals) -> Totals:
-        mine, theirs = asdict(self), asdict(other)
-        errors = dict(sorted((Counter(mine.pop("errors")) + Counter(theirs.pop("errors"))).items()))
-        return Totals(errors=errors, **{name: mine[name] + theirs[name] for name in mine})
+        return Totals.sum((self, other))
 
     @classmethod
     def sum(cls, parts: Iterable[Totals]) -> Totals:
-        total = cls()
+        counts = dict.fromkeys(_COUNTED, 0)
+        errors: dict[str, int] = {}
         for part in parts:
-            total = total + part
-        return total
+            for name in _COUNTED:
+                counts[name] += getattr(part, name)
+            for kind, count in part.errors.items():
+                errors[kind] = errors.get(kind, 0) + count
+        return cls(errors=dict(sorted(errors.items())), **counts)
+
+
+_COUNTED = [field.name for field in fields(Totals) if field.name != "errors"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,48 +97,20 @@ class CommitRecord:
     @classmethod
     def from_json(cls, data: bytes, where: str) -> CommitRecord:
         """Raises DatasetError for anything but a whole record."""
-        return cls._from_dict(_parse(data, where), where)
+        return cls.from_fields(parse_object(data, where), where)
 
     @classmethod
-    def _from_dict(cls, fields: dict[str, Any], where: str) -> CommitRecord:
-        fields.pop("schema_version", None)
+    def from_fields(cls, values: dict[str, Any], where: str) -> CommitRecord:
+        """The record with these fields, parts and totals being dictionaries. Strings that many share are kept once."""
         try:
-            images, masks, totals = (
-                Part(**fields.pop("images")),
-                Part(**fields.pop("masks")),
-                Totals(**fields.pop("totals")),
-            )
-            return cls(images=images, masks=masks, totals=totals, **fields)
-        except (KeyError, TypeError) as error:
+            for name in ("fingerprint", "shard", "owner", "code_version"):
+                if name in values:
+                    values[name] = intern(values[name])
+            values["timings"] = {intern(stage): seconds for stage, seconds in values.get("timings", {}).items()}
+            parts = {name: Part(**values.pop(name)) for name in ("images", "masks")}
+            return cls(totals=Totals(**values.pop("totals")), **parts, **values)
+        except (AttributeError, KeyError, TypeError) as error:
             raise DatasetError(f"{where} is not a commit record: {error}") from None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """The dataset is complete, and this is all of it."""
-
-    fingerprint: str
-    totals: Totals
-    commits: tuple[CommitRecord, ...]
-    owner: str
-    created_at: str = ""
-
-    def to_json(self) -> bytes:
-        return (json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}) + "\n").encode()
-
-    @classmethod
-    def from_json(cls, data: bytes, where: str) -> Manifest:
-        fields = _parse(data, where)
-        try:
-            return cls(
-                fingerprint=fields["fingerprint"],
-                totals=Totals(**fields["totals"]),
-                commits=tuple(CommitRecord._from_dict(record, where) for record in fields["commits"]),
-                owner=fields["owner"],
-                created_at=fields["created_at"],
-            )
-        except (KeyError, TypeError) as error:
-            raise DatasetError(f"{where} is not a manifest: {error}") from None
 
 
 def commit_file(shard: str, slice_index: int) -> str:
@@ -138,13 +118,25 @@ def commit_file(shard: str, slice_index: int) -> str:
     return f"{COMMITS_FOLDER}/{shard}-{slice_index:05d}.json"
 
 
-def read_commits(root: str) -> list[CommitRecord]:
-    """Every commit record, by shard and slice."""
-    names = [name for name in list_names(join(root, COMMITS_FOLDER)) if name.endswith(".json")]
+def read_commits(
+    root: str,
+    known: Mapping[str, CommitRecord] = MappingProxyType({}),
+    on_read: Callable[[int, int], None] = lambda read, total: None,
+) -> list[CommitRecord]:
+    """Every commit record, by shard and slice.
 
-    with ThreadPoolExecutor(16) as pool:
-        records = pool.map(lambda name: read_commit(join(root, COMMITS_FOLDER, name)), names)
-        return sorted(records, key=lambda record: (record.shard, record.slice))
+    known: records by `file` that need not be read again, since a commit never changes. on_read is told how many of
+    how many others have been read.
+    """
+    names = [name for name in list_names(join(root, COMMITS_FOLDER)) if name.endswith(".json")]
+    files = [f"{COMMITS_FOLDER}/{name}" for name in names]
+    records = [known[file] for file in files if file in known]
+    unread = [file for file in files if file not in known]
+    with ThreadPoolExecutor(_READERS) as pool:
+        for start in range(0, len(unread), _READ_AHEAD):
+            records += pool.map(lambda file: read_commit(join(root, file)), unread[start : start + _READ_AHEAD])
+            on_read(min(start + _READ_AHEAD, len(unread)), len(unread))
+    return sorted(records, key=lambda record: (record.shard, record.slice))
 
 
 def read_commit(uri: str) -> CommitRecord:
@@ -152,21 +144,13 @@ def read_commit(uri: str) -> CommitRecord:
     return CommitRecord.from_json(read_bytes(uri), uri)
 
 
-def read_manifest(root: str) -> Manifest | None:
-    """The manifest, or None while the dataset is incomplete."""
-    uri = join(root, MANIFEST_FILE)
+def parse_object(data: bytes, where: str) -> dict[str, Any]:
+    """A JSON object with a schema version that can be read, without it. Raises DatasetError naming `where`."""
     try:
-        return Manifest.from_json(read_bytes(uri), uri)
-    except FileNotFoundError:
-        return None
-
-
-def _parse(data: bytes, where: str) -> dict[str, Any]:
-    try:
-        fields = json.loads(data)
+        values = json.loads(data)
     except ValueError:
         raise DatasetError(f"{where} is damaged: it is not JSON ({len(data)} bytes)") from None
-    if not isinstance(fields, dict):
+    if not isinstance(values, dict):
         raise DatasetError(f"{where} is damaged: it is not a JSON object")
-    check_version(str(fields.pop("schema_version", "")), where)
-    return fields
+    check_version(str(values.pop("schema_version", "")), where)
+    return values

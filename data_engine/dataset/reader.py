@@ -15,7 +15,8 @@ import pyarrow.dataset as pad
 import pyarrow.parquet as pq
 from rlemasklib import RLEMask
 
-from data_engine.dataset.commits import PLAN_FILE, CommitRecord, Manifest, Part, Totals, read_commits, read_manifest
+from data_engine.dataset.commits import PLAN_FILE, CommitRecord, Part, Totals, read_commits
+from data_engine.dataset.manifest import Manifest, read_manifest, read_manifest_commits
 from data_engine.dataset.schema import IMAGES, MASKS, check_version
 from data_engine.errors import DatasetError
 from data_engine.retry import retried
@@ -73,7 +74,7 @@ class MaskDataset:
     @cached_property
     def commits(self) -> list[CommitRecord]:
         """The committed slices, as they were when first asked for."""
-        return list(self.manifest.commits) if self.manifest else read_commits(self.root)
+        return read_manifest_commits(self.root, self.manifest) if self.manifest else read_commits(self.root)
 
     @property
     def complete(self) -> bool:
@@ -81,7 +82,8 @@ class MaskDataset:
 
     @property
     def totals(self) -> Totals:
-        return Totals.sum(record.totals for record in self.commits)
+        """Counts over all slices."""
+        return self.manifest.totals if self.manifest else Totals.sum(record.totals for record in self.commits)
 
     def __len__(self) -> int:
         """Images, failed ones included."""

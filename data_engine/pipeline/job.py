@@ -6,15 +6,16 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
 from data_engine.config import JobConfig
-from data_engine.dataset.commits import MANIFEST_FILE, CommitRecord, Manifest, Totals, read_commits, read_manifest
+from data_engine.dataset.commits import CommitRecord, Totals, read_commits
+from data_engine.dataset.manifest import MANIFEST_FILE, make_manifest, read_manifest, read_manifest_commits
 from data_engine.errors import DatasetError, SourceError
-from data_engine.pipeline.commit import check_store, new_owner, put_if_absent
+from data_engine.pipeline.commit import check_store, delete, new_owner, put, put_if_absent
 from data_engine.pipeline.events import BatchShrunk, Event, ShardFailed, SliceCommitted
 from data_engine.pipeline.plan import (
     JobPlan,
@@ -30,6 +31,8 @@ from data_engine.pipeline.preflight import check_model
 from data_engine.pipeline.progress import Progress
 from data_engine.pipeline.run_log import RunLog
 from data_engine.storage import join
+
+_MANY_RECORDS = 20_000  # reading them takes so long that people wonder
 
 
 @dataclass(slots=True)
@@ -67,6 +70,7 @@ class Job:
     report: JobReport
     stopping: Callable[[], bool]
     run_log: RunLog
+    known: dict[str, CommitRecord]  # by file: read or heard of, so that none is read twice
 
     @property
     def run_id(self) -> str:
@@ -77,8 +81,13 @@ class Job:
         self.run_log.event(event)
         if isinstance(event, SliceCommitted):
             self.report.new = self.report.new + event.record.totals
+            self.known[event.record.file] = event.record
         elif isinstance(event, BatchShrunk):
             self.report.points_at_once = min(event.points, self.report.points_at_once or event.points)
+
+    def commits(self) -> list[CommitRecord]:
+        """Every slice that is committed now, by whomever."""
+        return _read_commits(self.output, self.progress, self.known)
 
     def shard_failed(self, failed: ShardFailed) -> None:
         """The shard is given up for this run."""
@@ -102,19 +111,20 @@ def generate(
     progress = progress or Progress.silent()
     with _stop_signals(progress) as stop:
         plan = _settle_plan(input_uri, output, config, limit, progress)
-        commits = _committed(output, plan)
+        commits = _committed(output, plan, progress)
         report = JobReport(plan, Totals.sum(c.totals for c in commits), Totals(), 0.0, complete=False)
         progress.start(plan, commits, resumed=bool(commits))
         if remaining(plan, commits):
             run_log = RunLog(output, new_run_id())
-            job = Job(output, plan, config, progress, report, stop.asked, run_log)
+            known = {record.file: record for record in commits}
+            job = Job(output, plan, config, progress, report, stop.asked, run_log, known)
             try:
                 with stop.between_images():
                     _engine(config)(job, commits)
             finally:
                 run_log.write()
             report.interrupted = stop.asked()
-            commits = read_commits(output)
+            commits = job.commits()
     report.totals = Totals.sum(c.totals for c in commits)
     report.damaged_shards = [str(c.damage["message"]) for c in commits if c.damage]
     if not remaining(plan, commits):
@@ -168,29 +178,35 @@ def _settle_plan(input_uri: str, output: str, config: JobConfig, limit: int | No
     return with_links(stands, current)
 
 
-def _committed(output: str, plan: JobPlan) -> list[CommitRecord]:
+def _committed(output: str, plan: JobPlan, progress: Progress) -> list[CommitRecord]:
     """Of a complete dataset what its manifest holds: nothing is left to do, and nothing else is read."""
     manifest = read_manifest(output)
     if manifest is None:
-        return read_commits(output)
-    if manifest.fingerprint != plan.fingerprint or remaining(plan, manifest.commits):
+        return _read_commits(output, progress)
+    commits = read_manifest_commits(output, manifest)
+    if manifest.fingerprint != plan.fingerprint or remaining(plan, commits):
         raise DatasetError(
             f"{join(output, MANIFEST_FILE)} is not of this plan; `data-engine audit` shows what is there"
         )
-    return list(manifest.commits)
+    return commits
+
+
+def _read_commits(output: str, progress: Progress, known: Mapping[str, CommitRecord] | None = None) -> list[CommitRecord]:
+    def say(read: int, total: int) -> None:
+        if total >= _MANY_RECORDS:
+            progress.note(f"reading the records of what is committed: {read:,} of {total:,}")
+
+    return read_commits(output, known or {}, say)
 
 
 def _write_manifest(output: str, plan: JobPlan, commits: list[CommitRecord], single_writer: bool) -> None:
     if read_manifest(output) is not None:
         return
-    manifest = Manifest(
-        fingerprint=plan.fingerprint,
-        totals=Totals.sum(c.totals for c in commits),
-        commits=tuple(commits),
-        owner=new_owner(),
-        created_at=now(),
-    )
-    put_if_absent(join(output, MANIFEST_FILE), manifest.to_json(), single_writer)
+    manifest, table = make_manifest(plan.fingerprint, commits, new_owner(), now())
+    uri = join(output, manifest.commits.file)
+    put(uri, table)
+    if not put_if_absent(join(output, MANIFEST_FILE), manifest.to_json(), single_writer):
+        delete(uri)  # another process was first; its table says the same
 
 
 class _Stop:

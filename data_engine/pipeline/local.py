@@ -6,7 +6,7 @@ import random
 from collections import deque
 from collections.abc import Iterator
 
-from data_engine.dataset.commits import CommitRecord, read_commits
+from data_engine.dataset.commits import CommitRecord
 from data_engine.dataset.reader import MaskDataset
 from data_engine.masks.generator import MaskGenerator
 from data_engine.pipeline.events import ShardFailed, SliceLost
@@ -52,7 +52,7 @@ def run_here(job: Job, commits: list[CommitRecord]) -> None:
             elif isinstance(event, ShardFailed):
                 unreadable.add(event.shard)
                 job.shard_failed(event)
-        commits = read_commits(job.output)
+        commits = job.commits()
 
 
 def _seen_ids(output: str, shard: str, image: int, commits: list[CommitRecord]) -> set[str]:

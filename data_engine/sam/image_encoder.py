@@ -3,7 +3,8 @@
 Parameter names and results are those of segment-anything's `modeling/image_encoder.py` (ViTDet, arXiv 2203.16527),
 so its checkpoints load unchanged. Three things are computed differently, with the same result in exact arithmetic:
 
-* relative positions ride inside the attention product (`_attend`), so no [tokens x tokens] bias is ever built;
+* relative positions ride inside the attention product (`_attend`), so no [tokens x tokens] bias is ever built, or on
+  a CPU, where operations are dearer than cache, block of queries by block (`_attend_in_blocks`);
 * windows are padded after the query/key/value projection: a padded token is zero, its projection is the bias;
 * the neck runs channels-last, where its layer norms are plain ones.
 """
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from data_engine.sam.layers import TransformerMLP
 
 LAYER_NORM_EPS = 1e-6
+_BLOCK_SCORES = 2**21  # attention scores at a time on a CPU: few enough for its cache, enough to keep its cores busy
 
 
 class ImageEncoder(nn.Module):
@@ -103,7 +105,8 @@ class Attention(nn.Module):
         qkv = self.qkv(x)
         if window_size:
             qkv = _partition(qkv, window_size, self.qkv.bias)
-        out = self._attend(qkv)
+        in_blocks = not window_size and qkv.device.type == "cpu" and not torch.is_grad_enabled()
+        out = self._attend_in_blocks(qkv) if in_blocks else self._attend(qkv)
         if window_size:
             out = _unpartition(out, window_size, height, width)
         return self.proj(out)
@@ -121,11 +124,7 @@ class Attention(nn.Module):
         tokens = span * span
         q, k, v = qkv.view(batch, tokens, 3, self.num_heads, head_dim).permute(2, 0, 3, 1, 4).unbind(0)
 
-        offsets = torch.arange(span, device=qkv.device)
-        offsets = offsets[:, None] - offsets[None, :] + span - 1
-        grid_q = q.view(batch, self.num_heads, span, span, head_dim)
-        rel_h = torch.einsum("bnhwc,hkc->bnhwk", grid_q, self.rel_pos_h[offsets].to(q.dtype))
-        rel_w = torch.einsum("bnhwc,wkc->bnhwk", grid_q, self.rel_pos_w[offsets].to(q.dtype))
+        rel_h, rel_w = self._relative(q.unflatten(2, (span, span)))
         one_hot = torch.eye(span, dtype=q.dtype, device=q.device)
         rows = torch.cat([one_hot.repeat_interleave(span, 0), one_hot.repeat(span, 1)], 1)
 
@@ -134,6 +133,34 @@ class Attention(nn.Module):
         v = F.pad(v, (0, 2 * span))  # fused kernels want one head size for q, k and v
         out = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :head_dim]
         return out.transpose(1, 2).reshape(batch, span, span, dim)
+
+    def _attend_in_blocks(self, qkv: Tensor) -> Tensor:
+        """The same. A third of the operations, as nothing is appended, and a bias for some rows of queries at a time."""
+        batch, span, _, three_dim = qkv.shape
+        head_dim = three_dim // 3 // self.num_heads
+        tokens = span * span
+        qkv = qkv.view(batch, tokens, 3, self.num_heads, head_dim).permute(2, 0, 3, 1, 4).contiguous().flatten(1, 2)
+        q, k, v = qkv.unbind(0)
+        rel_h, rel_w = self._relative(q.unflatten(1, (span, span)))
+        q = q * head_dim**-0.5
+        out = torch.empty_like(q)
+        rows = max(1, _BLOCK_SCORES // (span * tokens))
+        for head, keys in enumerate(k.mT):
+            for y in range(0, span, rows):
+                some = slice(y * span, (y + rows) * span)
+                scores = (rel_h[head, y : y + rows, :, :, None] + rel_w[head, y : y + rows, :, None, :]).view(-1, tokens)
+                scores.addmm_(q[head, some], keys)
+                torch.mm(scores.softmax(-1), v[head], out=out[head, some])
+        return out.unflatten(0, (batch, self.num_heads)).transpose(1, 2).reshape(batch, span, span, -1)
+
+    def _relative(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """q ...xSxSxd, unscaled -> q.Rh for each key's row and q.Rw for each key's column, each ...xSxSxS."""
+        span = q.shape[-2]
+        offsets = torch.arange(span, device=q.device)
+        offsets = offsets[:, None] - offsets[None, :] + span - 1
+        rel_h = torch.einsum("...hwc,hkc->...hwk", q, self.rel_pos_h[offsets].to(q.dtype))
+        rel_w = torch.einsum("...hwc,wkc->...hwk", q, self.rel_pos_w[offsets].to(q.dtype))
+        return rel_h, rel_w
 
 
 def _partition(qkv: Tensor, window: int, pad_value: Tensor) -> Tensor:

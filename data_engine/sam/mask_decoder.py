@@ -1,13 +1,15 @@
 """SAM's mask decoder: prompt tokens and an image embedding -> mask logits and predicted IoU.
 
 Parameter names and results are those of segment-anything's `modeling/mask_decoder.py` and `modeling/transformer.py`.
-The order of the sums differs, because here time goes to moving bytes, and the reference moves many that it need not:
+What is computed differs, because most of what the reference computes is not needed:
 
 * **Absorbed projections.** A prompt has about 7 tokens, an image 4096. Where tokens meet the image, the reference
   projects every image token to queries, keys and values, for every prompt. Here the projections are applied on the
-  tokens' side: q.(Wk x) = (Wk^T q).x. The key bias cancels in the softmax.
+  tokens' side: q.(Wk x) = (Wk^T q).x. The key bias cancels in the softmax; the output bias rides on the values of one
+  head, whose shares add up to one.
 * **Nothing repeated.** All prompts share one image embedding until the first layer writes to it.
-* **IoU first.** `read` runs the transformer and the IoU head; `mask_logits` upscales only the prompts asked for.
+* **IoU first.** `read` runs the two-way layers and then, of the last attention, only the IoU token's part. The mask
+  tokens' part and the upscaling are run by `mask_weights` and `mask_logits`, for the prompts asked for.
 * **Upscaling as products.** A 2x2 transposed convolution of stride 2 is a product a token; the pixels are put in
   order once, after the dot product with the mask token has removed the channels.
 """
@@ -25,13 +27,23 @@ from torch.nn import functional as F
 from data_engine.sam.layers import ChannelLayerNorm, TransformerMLP
 
 
+_CPU_CELLS = 1024  # of the image, in a step of the upscaling
+
+
 @dataclass(slots=True)
 class DecodedTokens:
-    """What the transformer leaves of P prompts: enough for scores now, and for masks if they are wanted."""
+    """What the two-way layers leave of P prompts: scores, and enough for masks if they are wanted."""
 
     iou: Tensor  # PxM predicted IoU; mask 0 is the single-mask output, 1.. are the ambiguity-aware ones
-    weights: Tensor  # PxMxD one vector a mask: its dot product with the upscaled image is the mask
+    queries: Tensor  # PxMxC mask tokens, to be asked of the image once more
+    tokens: Tensor  # PxMxC the same without their own encoding, to which the answer is added
     image: Tensor  # PxNxC the image embedding as each prompt has changed it
+    positions: Tensor  # NxC
+
+    def __getitem__(self, prompts: Tensor | slice) -> DecodedTokens:
+        """Some of the prompts."""
+        of_prompts = (self.iou[prompts], self.queries[prompts], self.tokens[prompts], self.image[prompts])
+        return DecodedTokens(*of_prompts, self.positions)
 
 
 class MaskDecoder(nn.Module):
@@ -69,11 +81,21 @@ class MaskDecoder(nn.Module):
         image NxC (shared by all prompts) or PxNxC, positions NxC, prompt_tokens PxTxC.
         """
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        tokens = torch.cat([own.expand(len(prompt_tokens), -1, -1), prompt_tokens], 1)
-        tokens, image = self.transformer(image, positions, tokens)
-        mask_tokens = tokens[:, 1 : len(own)]
-        weights = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], 1)
-        return DecodedTokens(self.iou_prediction_head(tokens[:, 0]), weights, image)
+        prompt = torch.cat([own.expand(len(prompt_tokens), -1, -1), prompt_tokens], 1)
+        tokens, image = self.transformer(image, positions, prompt)
+        queries = tokens + prompt
+        iou_token = self.transformer.finish(tokens[:, :1], queries[:, :1], image, positions)
+        masks = slice(1, len(own))
+        return DecodedTokens(
+            self.iou_prediction_head(iou_token[:, 0]), queries[:, masks], tokens[:, masks], image, positions
+        )
+
+    def mask_weights(self, decoded: DecodedTokens, outputs: slice = slice(None)) -> Tensor:
+        """PxKxD: one vector for each of some of the M masks. Its dot product with the upscaled image is the mask."""
+        tokens, queries = decoded.tokens[:, outputs], decoded.queries[:, outputs]
+        tokens = self.transformer.finish(tokens, queries, decoded.image, decoded.positions)
+        heads = self.output_hypernetworks_mlps[outputs]
+        return torch.stack([head(token) for head, token in zip(heads, tokens.unbind(1), strict=True)], 1)
 
     def mask_logits(self, image: Tensor, weights: Tensor) -> Tensor:
         """image PxNxC and weights PxKxD of the masks wanted -> logits PxKx(4G)x(4G)."""
@@ -83,14 +105,19 @@ class MaskDecoder(nn.Module):
         assert isinstance(second, nn.ConvTranspose2d)
         assert first.bias is not None
         assert second.bias is not None
-        prompts, cells = image.shape[0], image.shape[1]
-        # Each token becomes 2x2 cells of C/4 channels, each of these 2x2 cells of C/8 channels.
-        x = image.reshape(-1, image.shape[2]) @ first.weight.permute(0, 2, 3, 1).flatten(1)
-        x = x.view(-1, first.out_channels) + first.bias
-        x = F.gelu(F.layer_norm(x, (first.out_channels,), norm.weight, norm.bias, norm.eps))
-        x = x @ second.weight.permute(0, 2, 3, 1).flatten(1)
-        x = F.gelu(x.view(-1, second.out_channels) + second.bias)
-        masks = weights @ x.view(prompts, cells * 16, second.out_channels).mT
+        first_weight, first_bias = first.weight.permute(0, 2, 3, 1).flatten(1), first.bias.repeat(4)
+        second_weight, second_bias = second.weight.permute(0, 2, 3, 1).flatten(1), second.bias.repeat(4)
+
+        def masks_of(cells: Tensor) -> Tensor:
+            """PxnxC -> PxKx(16n). Each cell becomes 2x2 of C/4 channels, and each of these 2x2 of C/8 channels."""
+            x = torch.addmm(first_bias, cells.reshape(-1, cells.shape[2]), first_weight).view(-1, first.out_channels)
+            x = F.gelu(F.layer_norm(x, (first.out_channels,), norm.weight, norm.bias, norm.eps))
+            x = F.gelu(torch.addmm(second_bias, x, second_weight))
+            return weights @ x.view(len(cells), -1, second.out_channels).mT
+
+        # A CPU's cache holds what some cells become, but not what all of them do.
+        step = _CPU_CELLS if image.device.type == "cpu" else image.shape[1]
+        masks = torch.cat([masks_of(cells) for cells in image.split(max(1, step // len(image)), 1)], 2)
         side = self.grid
         masks = masks.view(*masks.shape[:2], side, side, 2, 2, 2, 2)  # y, x, then the two refinements' (y, x)
         return masks.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(*masks.shape[:2], 4 * side, 4 * side)
@@ -109,9 +136,13 @@ class TwoWayTransformer(nn.Module):
         """image NxC or PxNxC, positions NxC, prompt PxTxC -> tokens PxTxC, image PxNxC."""
         tokens = prompt
         for layer in self.layers:
-            tokens, image = layer(tokens, image, prompt, positions)
-        tokens = tokens + self.final_attn_token_to_image.gather(tokens + prompt, image, positions)
-        return self.norm_final_attn(tokens), image
+            tokens, image = layer(tokens, image, prompt, image + positions)
+        return tokens, image
+
+    def finish(self, tokens: Tensor, queries: Tensor, image: Tensor, positions: Tensor) -> Tensor:
+        """The last attention to the image. Each token's is its own affair, so any PxTxC of them will do."""
+        attention = self.final_attn_token_to_image
+        return self.norm_final_attn(tokens + attention.gather(queries, image, image, positions))
 
 
 class TwoWayBlock(nn.Module):
@@ -129,13 +160,14 @@ class TwoWayBlock(nn.Module):
         self.cross_attn_image_to_token = CrossAttention(dim, num_heads, attention_downsample)
         self.first = first
 
-    def forward(self, tokens: Tensor, image: Tensor, prompt: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, image: Tensor, prompt: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens and prompt PxTxC, image NxC or PxNxC, keys: the image with its positions."""
         # At first the tokens still are the prompt: no residual, no positional encoding.
         attended = self.self_attn(tokens, tokens) if self.first else tokens + self.self_attn(tokens + prompt, tokens)
         tokens = self.norm1(attended)
-        tokens = self.norm2(tokens + self.cross_attn_token_to_image.gather(tokens + prompt, image, positions))
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image.gather(tokens + prompt, image, keys))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = image + self.cross_attn_image_to_token.scatter(image, positions, tokens + prompt, tokens)
+        image = self.cross_attn_image_to_token.scatter(image, keys, tokens + prompt, tokens)
         return tokens, self.norm4(image)
 
 
@@ -177,34 +209,34 @@ class SelfAttention(_Projections):
 class CrossAttention(_Projections):
     """Attention between T prompt tokens and N image tokens (N >> T), every projection on the tokens' side."""
 
-    def gather(self, queries: Tensor, image: Tensor, positions: Tensor) -> Tensor:
-        """Tokens attend to the image: queries PxTxC, image NxC or PxNxC (keys add `positions`) -> PxTxC."""
-        prompts, count = queries.shape[:2]
+    def gather(self, queries: Tensor, image: Tensor, keys: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Tokens attend to the image: queries PxTxC, image and keys NxC or PxNxC -> PxTxC.
+
+        positions NxC, if given, are still to be added to the keys: for few queries that is cheaper in their scores.
+        """
         q = self.heads(self.q_proj(queries)) * self.scale
-        absorbed = (q @ self.per_head(self.k_proj)).flatten(1, 2)  # Px(H*T)xC: queries in the image's own space
-        if image.dim() == 2:
-            scores = absorbed @ (image + positions).mT
-        else:
-            scores = absorbed @ image.mT + absorbed @ positions.mT
-        pooled = (scores.softmax(-1) @ image).view(prompts, self.num_heads, count, image.shape[-1])
-        out = pooled @ self.per_head(self.v_proj).mT
+        rows = (q @ self.per_head(self.k_proj)).flatten(1, 2)  # Px(H*T)xC: queries in the image's own space
+        scores = rows @ keys.mT
+        if positions is not None:
+            scores += rows @ positions.mT
+        pooled = scores.softmax(-1) @ image
+        out = pooled.unflatten(1, (self.num_heads, -1)) @ self.per_head(self.v_proj).mT
         return self.out_proj(out.transpose(1, 2).flatten(2) + self.v_proj.bias)
 
-    def scatter(self, image: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """The image attends to the tokens: queries are image + positions, keys and values PxTxC -> PxNxC."""
-        count = keys.shape[1]
+    def scatter(self, image: Tensor, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """The image attends to the tokens: image and queries NxC or PxNxC, keys and values PxTxC -> image, changed."""
+        prompts, count = keys.shape[:2]
         k = self.heads(self.k_proj(keys)) * self.scale
-        absorbed = (k @ self.per_head(self.q_proj)).flatten(1, 2)  # Px(H*T)xC: keys in the image's own space
-        offset = (k @ self.q_proj.bias.view(self.num_heads, -1, 1)).flatten(1)  # Px(H*T)
-        if image.dim() == 2:
-            scores = (image + positions) @ absorbed.mT
-        else:
-            scores = image @ absorbed.mT + positions @ absorbed.mT
-        scores = scores + offset[:, None]
-        shares = scores.unflatten(-1, (self.num_heads, count)).softmax(-1).flatten(2)
-        v = self.heads(self.v_proj(values))
+        rows = (k @ self.per_head(self.q_proj)).flatten(1, 2)  # Px(H*T)xC: keys in the image's own space
+        offset = (k @ self.q_proj.bias.view(self.num_heads, -1, 1)).flatten(1, 2)  # Px(H*T)x1
+        scores = rows @ queries.mT
+        scores += offset
+        shares = scores.unflatten(1, (self.num_heads, count)).softmax(2).flatten(1, 2)
         out = self.out_proj.weight.unflatten(1, (self.num_heads, -1)).permute(1, 2, 0)  # HxdxC
-        return shares @ (v @ out).flatten(1, 2) + self.out_proj.bias
+        added = self.heads(self.v_proj(values)) @ out  # PxHxTxC
+        bias = F.pad(self.out_proj.bias[None], (0, 0, 0, self.num_heads - 1))  # on the first head only
+        added = (added + bias[:, None]).flatten(1, 2)
+        return torch.baddbmm(image.expand(prompts, -1, -1), shares.mT, added)
 
 
 class MLP(nn.Module):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from data_engine.errors import UsageError
 from data_engine.sam.checkpoints import LoadedCheckpoint, load_checkpoint
+from data_engine.sam.cpu_memory import keep_freed_memory
 from data_engine.sam.model import Sam, Uninitialised
 from data_engine.sam.resize import resize_image
 
@@ -114,7 +115,9 @@ class SamSegmenter:
         self.model.image_encoder.to(self._encoder_dtype)
         with torch.inference_mode():
             self._positions = self.model.prompt_encoder.dense_positions()
-        if device.type == "cuda":
+        if device.type == "cpu":
+            keep_freed_memory()
+        elif device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = precision == "fast"
             torch.backends.cudnn.allow_tf32 = precision == "fast"
 
@@ -123,7 +126,7 @@ class SamSegmenter:
         # A prompt's own copy of the image embedding is the decoder's unit of traffic. On the CPU a few of them should
         # stay inside the cache; on a GPU there should be enough of them to fill it.
         bytes_per_prompt = self._positions.numel() * 4
-        budget = 2**24 if self.device.type == "cpu" else 2**31
+        budget = 2**25 if self.device.type == "cpu" else 2**31
         return max(1, budget // bytes_per_prompt)
 
     def prepare(self, image: np.ndarray) -> View:
@@ -169,8 +172,14 @@ class SamSegmenter:
         @torch.inference_mode()
         def logits(wanted: Tensor) -> Tensor:
             prompts = wanted.any(1).nonzero()[:, 0]
-            chosen = decoder.mask_logits(decoded.image[prompts], decoded.weights[prompts, outputs])
-            return chosen[wanted[prompts]]
+            # On a CPU one by one, which needs no copy of the prompts' images.
+            some = [slice(i, i + 1) for i in prompts.tolist()] if self.device.type == "cpu" else [prompts]
+            pieces = []
+            for part in some:
+                chosen = decoded[part]
+                logits = decoder.mask_logits(chosen.image, decoder.mask_weights(chosen, outputs))
+                pieces.append(logits[wanted[part]])
+            return torch.cat(pieces) if pieces else decoded.iou.new_zeros(0, self.logits_size, self.logits_size)
 
         return Decoded(decoded.iou[:, outputs], logits)
 

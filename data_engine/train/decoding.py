@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_engine.sam.mask_decoder import ChannelLayerNorm, DecodedTokens, MaskDecoder
+from data_engine.sam.mask_decoder import ChannelLayerNorm, MaskDecoder
 from data_engine.sam.model import Sam
 from data_engine.sam.prompt_encoder import BACKGROUND, FOREGROUND
 from data_engine.train.losses import pairwise_losses
@@ -21,7 +21,8 @@ Phase = tuple[int, int]
 class Answer:
     logits: Tensor  # PxMx(2G)x(2G): every second pixel of every second row, from `phase` on
     predicted_iou: Tensor  # PxM
-    tokens: DecodedTokens
+    image: Tensor  # PxNxC the embedding as each prompt has changed it
+    weights: Tensor  # PxMxD of the masks
 
 
 @dataclass(slots=True)
@@ -58,8 +59,9 @@ def answer_correction(model: Sam, embedding: Tensor, positions: Tensor, correcti
 
 def _decode(model: Sam, image: Tensor, positions: Tensor, tokens: Tensor, phase: Phase) -> Answer:
     decoded = model.mask_decoder.read(image, positions, tokens.to(image.dtype))
-    logits = logits_at_phase(model.mask_decoder, decoded.image, decoded.weights, phase)
-    return Answer(logits.float(), decoded.iou.float(), decoded)
+    weights = model.mask_decoder.mask_weights(decoded)
+    logits = logits_at_phase(model.mask_decoder, decoded.image, weights, phase)
+    return Answer(logits.float(), decoded.iou.float(), decoded.image, weights)
 
 
 def logits_at_phase(decoder: MaskDecoder, image: Tensor, weights: Tensor, phase: Phase) -> Tensor:
@@ -97,8 +99,8 @@ def correct(
     rows = torch.arange(count, device=valid.device)
     targets = sample.targets[rows, kind][:, None]
     best = pairwise_losses(logits, at_phase(targets, phase)).iou[:, :, 0].argmax(1)
-    chosen = answer.tokens.weights[rows, best][:, None]
-    masks = model.mask_decoder.mask_logits(answer.tokens.image[:count], chosen).float()
+    chosen = answer.weights[rows, best][:, None]
+    masks = model.mask_decoder.mask_logits(answer.image[:count], chosen).float()
     wrong = ((masks > 0) != targets).flatten(1).float()
     wrong = wrong + 1e-6  # a perfect mask gets a click anywhere
     at = torch.multinomial(wrong.cpu(), 1, generator=generator).to(valid.device)

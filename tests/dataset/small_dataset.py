@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco
 
 from data_engine.dataset.coco_runs import area_and_box
-from data_engine.dataset.commits import CommitRecord, Manifest, Part, Totals
+from data_engine.dataset.commits import CommitRecord, Part, Totals
+from data_engine.dataset.manifest import make_manifest
 from data_engine.dataset.schema import SCHEMA_VERSION
 from data_engine.dataset.writer import FinishedFile, SliceWriter
 
@@ -59,14 +62,16 @@ def build(root: Path, slices: int = 2, images: int = 3, complete: bool = True) -
             (root / record.file).write_bytes(record.to_json())
             records.append(record)
     if complete:
-        manifest = Manifest(
-            fingerprint=FINGERPRINT,
-            totals=Totals.sum(record.totals for record in records),
-            commits=tuple(records),
-            owner="o" * 32,
-        )
-        (root / "_manifest.json").write_bytes(manifest.to_json())
+        write_manifest(root, records)
     return records
+
+
+def write_manifest(root: Path, records: list[CommitRecord], **changes: Any) -> None:
+    """`changes`: fields of the manifest that are to be something else."""
+    manifest, table = make_manifest(FINGERPRINT, records, "o" * 32)
+    (root / "_manifest").mkdir(exist_ok=True)
+    (root / manifest.commits.file).write_bytes(table)
+    (root / "_manifest.json").write_bytes(replace(manifest, **changes).to_json())
 
 
 def image_row(image_id: str, shard: str, masks: int, failed: bool = False) -> dict:

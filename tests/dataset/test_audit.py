@@ -7,7 +7,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dataset.small_dataset import FINGERPRINT, SHARDS, build
+from dataset.small_dataset import FINGERPRINT, SHARDS, build, write_manifest
 
 from data_engine.dataset.audit import PlannedCount, audit
 from data_engine.dataset.reader import MaskDataset
@@ -178,13 +178,15 @@ def test_records_that_are_not_those_of_the_manifest(tmp_path, change, expected):
     assert expected in finding
 
 
-def test_a_manifest_of_another_plan_or_with_a_record_twice(tmp_path):
-    build(tmp_path)
-    path = tmp_path / "_manifest.json"
-    manifest = json.loads(path.read_text())
-    path.write_text(json.dumps(manifest | {"fingerprint": "0" * 64}))
+def test_a_manifest_of_another_plan(tmp_path):
+    records = build(tmp_path)
+    write_manifest(tmp_path, records, fingerprint="0" * 64)
     assert findings(tmp_path) == ["_manifest.json: belongs to another plan (fingerprint 000000000000)"]
-    path.write_text(json.dumps(manifest | {"commits": manifest["commits"] + manifest["commits"][:1]}))
+
+
+def test_a_manifest_with_a_record_twice(tmp_path):
+    records = build(tmp_path)
+    write_manifest(tmp_path, [*records, records[0]])
     assert any("holds 1 records twice" in finding for finding in findings(tmp_path))
 
 

@@ -46,6 +46,7 @@ WRITES = {
     "first commit record": ("shard_runner", "put_if_absent", 1),
     "commit record": ("shard_runner", "put_if_absent", 2),
     "final commit record": ("shard_runner", "put_if_absent", 3),
+    "table of the manifest": ("job", "put", 1),
     "manifest": ("job", "put_if_absent", 1),
 }
 

@@ -89,7 +89,7 @@ def decode_both(architecture, given, dtype, *, multimask=True):
     decoder = ours.mask_decoder.to(dtype)
     decoded = decoder.read(cells, positions[0].flatten(1).mT, tokens)
     outputs = slice(1, None) if multimask else slice(0, 1)
-    return (decoder.mask_logits(decoded.image, decoded.weights[:, outputs]), decoded.iou[:, outputs]), expected
+    return (decoder.mask_logits(decoded.image, decoder.mask_weights(decoded, outputs)), decoded.iou[:, outputs]), expected
 
 
 @pytest.mark.parametrize("given", KINDS.values(), ids=KINDS.keys())
@@ -128,6 +128,6 @@ def test_released_decoder_size():
     positions = theirs.prompt_encoder.get_dense_pe()
     expected = theirs.mask_decoder(features, positions, their_tokens, their_dense, True)
     decoded = ours.mask_decoder.read(features[0].flatten(1).mT + dense, ours.prompt_encoder.dense_positions(), tokens)
-    logits = ours.mask_decoder.mask_logits(decoded.image, decoded.weights[:, 1:])
+    logits = ours.mask_decoder.mask_logits(decoded.image, ours.mask_decoder.mask_weights(decoded, slice(1, None)))
     torch.testing.assert_close(logits, expected[0], rtol=0, atol=1e-4)
     torch.testing.assert_close(decoded.iou[:, 1:], expected[1], rtol=0, atol=1e-4)
