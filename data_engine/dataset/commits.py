@@ -107,8 +107,8 @@ class CommitRecord:
                 if name in values:
                     values[name] = intern(values[name])
             values["timings"] = {intern(stage): seconds for stage, seconds in values.get("timings", {}).items()}
-            parts = {name: Part(**values.pop(name)) for name in ("images", "masks")}
-            return cls(totals=Totals(**values.pop("totals")), **parts, **values)
+            images, masks = Part(**values.pop("images")), Part(**values.pop("masks"))
+            return cls(images=images, masks=masks, totals=Totals(**values.pop("totals")), **values)
         except (AttributeError, KeyError, TypeError) as error:
             raise DatasetError(f"{where} is not a commit record: {error}") from None
 

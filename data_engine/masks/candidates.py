@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import groupby
 
 import numpy as np
 from rlemasklib import RLEMask
@@ -17,13 +18,24 @@ from data_engine.masks.upsample import Region, Upsampler
 class Patch:
     """A mask that has not been put into runs yet, because most candidates never need to be."""
 
-    cells: Tensor  # its own copy of the low-resolution logits in `region`
-    region: Region
+    cells: Tensor  # its low-resolution logits, as `upsampler` keeps them
+    region: Region  # the box of its pixels, in the crop
     window: CropWindow
     upsampler: Upsampler
 
-    def runs(self, threshold: float, height: int, width: int) -> RLEMask:
-        return self.upsampler.runs(self.cells, self.region, threshold, self.window, height, width)
+
+def put_into_runs(masks: list[Patch | RLEMask], threshold: float, height: int, width: int) -> list[RLEMask]:
+    """Masks of an image of height x width, those of a crop together."""
+    patches = [(i, mask) for i, mask in enumerate(masks) if isinstance(mask, Patch)]
+    done = {i: mask for i, mask in enumerate(masks) if isinstance(mask, RLEMask)}
+    for _, group in groupby(
+        sorted(patches, key=lambda entry: id(entry[1].upsampler)), lambda entry: entry[1].upsampler
+    ):
+        indices, of_crop = zip(*group, strict=True)
+        cells, regions = [patch.cells for patch in of_crop], [patch.region for patch in of_crop]
+        runs = of_crop[0].upsampler.runs(cells, regions, threshold, of_crop[0].window, height, width)
+        done.update(zip(indices, runs, strict=True))
+    return [done[i] for i in range(len(masks))]
 
 
 @dataclass(slots=True)

@@ -22,10 +22,11 @@ from rlemasklib import RLEMask
 
 from data_engine.errors import DataEngineError, UsageError
 from data_engine.masks import regions, rle
-from data_engine.masks.candidates import Candidates, Patch
+from data_engine.masks.candidates import Candidates, Patch, put_into_runs
 from data_engine.masks.grid import CropWindow, crop_windows, layer_point_grids
 from data_engine.masks.image_masks import ImageMasks, MaskCounts, OutputMode
 from data_engine.masks.settings import MaskSettings
+from data_engine.masks.stages import Stages
 from data_engine.masks.suppress import box_nms
 from data_engine.masks.upsample import Upsampler
 from data_engine.sam.device_errors import is_out_of_memory
@@ -84,6 +85,7 @@ class MaskGenerator:
         self.memory_budget = memory_budget
         self._grids = layer_point_grids(self.settings)
         self._chunk = min(self.settings.points_per_batch, segmenter.prompts_per_chunk)
+        self.stages = Stages(segmenter.device)
 
     def generate(self, image: np.ndarray) -> list[dict[str, Any]]:
         """HxWx3 uint8 RGB -> one record a mask (see `ImageMasks.records`)."""
@@ -111,9 +113,10 @@ class MaskGenerator:
         counts = MaskCounts()
         by_window: list[Candidates] = []
         for index, view in enumerate(image.views):
-            embeddings = self._encode(view)
-            if not embeddings.finite():
-                raise NonFiniteOutput("the image encoder gave NaN or infinity; try precision: reference")
+            with self.stages.measure("encode"):
+                embeddings = self._encode(view)
+                if not embeddings.finite():
+                    raise NonFiniteOutput("the image encoder gave NaN or infinity; try precision: reference")
             chunks: list[Candidates] = []
             held = sum(group.patch_bytes() for group in by_window)
             for chunk in self._window_candidates(image, index, view, embeddings, counts):
@@ -125,23 +128,27 @@ class MaskGenerator:
                     for group in by_window + chunks:
                         self._put_into_runs(image, group)
                     held = 0
-            in_window = Candidates.concatenate(chunks)
-            kept = box_nms(in_window.boxes, in_window.predicted_iou, self.settings.box_nms_thresh)
-            by_window.append(in_window.select(kept))
-        found = Candidates.concatenate(by_window)
-        if len(image.windows) > 1:
-            # Masks of smaller crops win: the object was seen larger there.
-            areas = np.array([window.area for window in image.windows], np.float32)
-            found = found.select(box_nms(found.boxes, 1 / areas[found.window], self.settings.crop_nms_thresh))
+            with self.stages.measure("suppress"):
+                in_window = Candidates.concatenate(chunks)
+                kept = box_nms(in_window.boxes, in_window.predicted_iou, self.settings.box_nms_thresh)
+                by_window.append(in_window.select(kept))
+        with self.stages.measure("suppress"):
+            found = Candidates.concatenate(by_window)
+            if len(image.windows) > 1:
+                # Masks of smaller crops win: the object was seen larger there.
+                areas = np.array([window.area for window in image.windows], np.float32)
+                found = found.select(box_nms(found.boxes, 1 / areas[found.window], self.settings.crop_nms_thresh))
         self._put_into_runs(image, found)
         if self.settings.min_mask_region_area > 0:
-            found = self._clean_regions(found, counts)
+            with self.stages.measure("regions"):
+                found = self._clean_regions(found, counts)
         counts.rejected_nms = (
             counts.candidates
             - len(found)
             - (counts.rejected_iou + counts.rejected_stability + counts.rejected_edge + counts.rejected_area)
         )
-        return _columns(image, found, counts)
+        with self.stages.measure("RLE"):
+            return _columns(image, found, counts)
 
     @property
     def points_at_once(self) -> int:
@@ -200,39 +207,44 @@ class MaskGenerator:
     ) -> Candidates:
         """Clicks on some points (Px2, pixels of the window) at once. All other tensors are gone when it returns."""
         segmenter, settings, window = self.segmenter, self.settings, image.windows[index]
-        threshold = segmenter.mask_threshold
-        frame_points = torch.from_numpy(scale_points(points, window.shape, segmenter.image_size))
-        labels = torch.ones(len(points), 1, dtype=torch.int)
-        decoded = segmenter.decode(embeddings, 0, points=frame_points[:, None], labels=labels)
-        wanted = torch.ones_like(decoded.iou, dtype=torch.bool)
-        if settings.pred_iou_thresh > 0:
-            wanted = decoded.iou > settings.pred_iou_thresh
-        logits = decoded.logits(wanted)
-        if not (torch.isfinite(decoded.iou).all() and torch.isfinite(logits).all()):
-            raise NonFiniteOutput("the mask decoder gave NaN or infinity; try precision: reference")
-        measured = upsampler.measure(logits, threshold, settings.stability_score_offset)
-        corner = np.array([[window.x0, window.y0]])
-        boxes = measured.boxes + np.tile(corner, 2)
-        keep = np.ones(len(boxes), bool)
-        if settings.stability_score_thresh > 0:
-            keep = measured.stability >= np.float32(settings.stability_score_thresh)
-        on_edge = keep & near_inner_edge(boxes, window, image.height, image.width)
-        too_large = keep & ~on_edge & (settings.max_mask_area_fraction < 1)
-        too_large &= measured.area >= settings.max_mask_area_fraction * image.height * image.width
-        kept = np.flatnonzero(keep & ~on_edge & ~too_large)
-        found = Candidates(
-            boxes=boxes[kept],
-            predicted_iou=decoded.iou[wanted].cpu().numpy()[kept],
-            stability=measured.stability[kept],
-            area=measured.area[kept],
-            points=points[wanted.nonzero()[:, 0].cpu().numpy()[kept]] + corner,
-            window=np.full(len(kept), index),
-            masks=[
-                Patch(logits[i, region.cells_y, region.cells_x].clone(), region, window, upsampler)
-                for i in kept.tolist()
-                for region in [measured.regions[i]]
-            ],
+        with self.stages.measure("prompt decode"):
+            frame_points = torch.from_numpy(scale_points(points, window.shape, segmenter.image_size))
+            labels = torch.ones(len(points), 1, dtype=torch.int)
+            decoded = segmenter.decode(embeddings, 0, points=frame_points[:, None], labels=labels)
+            iou = decoded.iou.cpu()
+            if not torch.isfinite(iou).all():
+                raise NonFiniteOutput("the mask decoder gave NaN or infinity; try precision: reference")
+        wanted = (
+            iou > settings.pred_iou_thresh if settings.pred_iou_thresh > 0 else torch.ones_like(iou, dtype=torch.bool)
         )
+        with self.stages.measure("masks"):
+            logits = decoded.logits(wanted)
+        with self.stages.measure("upsample + score"):
+            measured = upsampler.measure(logits, segmenter.mask_threshold, settings.stability_score_offset)
+            if not torch.isfinite(logits).all():
+                raise NonFiniteOutput("the mask decoder gave NaN or infinity; try precision: reference")
+            corner = np.array([[window.x0, window.y0]])
+            boxes = measured.boxes + np.tile(corner, 2)
+            keep = np.ones(len(boxes), bool)
+            if settings.stability_score_thresh > 0:
+                keep = measured.stability >= np.float32(settings.stability_score_thresh)
+            on_edge = keep & near_inner_edge(boxes, window, image.height, image.width)
+            too_large = keep & ~on_edge & (settings.max_mask_area_fraction < 1)
+            too_large &= measured.area >= settings.max_mask_area_fraction * image.height * image.width
+            kept = np.flatnonzero(keep & ~on_edge & ~too_large)
+            cells = upsampler.keep(logits, measured.regions, kept.tolist())
+            found = Candidates(
+                boxes=boxes[kept],
+                predicted_iou=iou[wanted].numpy()[kept],
+                stability=measured.stability[kept],
+                area=measured.area[kept],
+                points=points[wanted.nonzero()[:, 0].numpy()[kept]] + corner,
+                window=np.full(len(kept), index),
+                masks=[
+                    Patch(mask, measured.box_region(i), window, upsampler)
+                    for i, mask in zip(kept.tolist(), cells, strict=True)
+                ],
+            )
         # Counted last: whatever ran out of memory above is done again with fewer points.
         counts.candidates += wanted.numel()
         counts.rejected_iou += wanted.numel() - len(boxes)
@@ -242,10 +254,8 @@ class MaskGenerator:
         return found
 
     def _put_into_runs(self, image: PreparedImage, found: Candidates) -> None:
-        threshold = self.segmenter.mask_threshold
-        found.masks[:] = [
-            mask.runs(threshold, image.height, image.width) if isinstance(mask, Patch) else mask for mask in found.masks
-        ]
+        with self.stages.measure("RLE"):
+            found.masks[:] = put_into_runs(found.masks, self.segmenter.mask_threshold, image.height, image.width)
 
     def _clean_regions(self, found: Candidates, counts: MaskCounts) -> Candidates:
         """Fills small holes, removes small islands, and suppresses once more, preferring masks that did not change."""

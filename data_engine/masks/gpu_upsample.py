@@ -106,9 +106,7 @@ class GpuUpsampler:
         chunks = list(_chunks(sizes, _BUFFER_BYTES))
         offsets = np.concatenate([np.cumsum(sizes[chunk]) - sizes[chunk] for chunk in chunks])
         table = torch.from_numpy(np.column_stack([pieces, offsets, base])).to(self._device, non_blocking=True)
-        found = [
-            self._boundaries(cells, table, chunk, int(sizes[chunk].sum()), threshold, height) for chunk in chunks
-        ]
+        found = [self._boundaries(cells, table, chunk, int(sizes[chunk].sum()), threshold, height) for chunk in chunks]
         positions = torch.cat(found).cpu().numpy()
         first = np.arange(len(boxes)) * image
         of_masks = np.split(positions, np.searchsorted(positions, first[1:]))

@@ -9,8 +9,8 @@ interpolation would be simpler and wrong: it moves hundreds of pixels a mask.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from data_engine.masks import rle
 from data_engine.masks.grid import CropWindow
+from data_engine.masks.tiles import TileCounter
 
 # Bytes of float32 logits at a time, whatever the image size: what the CPU's cache holds, elsewhere what fills a GPU.
 _BAND_BYTES = {"cpu": 2**21}
@@ -52,6 +53,13 @@ class Measured:
     boxes: np.ndarray  # Nx4 int64 (x0, y0, x1, y1) in the crop, last pixels inside; zeros where the mask is empty
     regions: list[Region]  # outside of these no pixel exceeds threshold - offset
 
+    def box_region(self, index: int) -> Region:
+        """Of one mask: outside of this no pixel exceeds the threshold."""
+        region, (x0, y0, x1, y1) = self.regions[index], self.boxes[index].tolist()
+        if not self.area[index]:
+            return replace(region, x1=region.x0, y1=region.y0)
+        return replace(region, x0=x0, y0=y0, x1=x1 + 1, y1=y1 + 1)
+
 
 class Upsampler:
     """From the model's logits grid to the pixels of one crop shape."""
@@ -68,33 +76,41 @@ class Upsampler:
         shape: (height, width) of the crop in pixels."""
         self._rows, self._row_reach = _axis(logits_size, image_size, input_shape[0], shape[0], device)
         self._columns, self._column_reach = _axis(logits_size, image_size, input_shape[1], shape[1], device)
+        self._tiles = TileCounter(self._rows, self._columns)
 
     def measure(self, logits: Tensor, threshold: float, offset: float) -> Measured:
         """logits NxLxL float32 -> stability, area and box at `threshold`, with the stability score's `offset`."""
-        regions = self._regions(logits > threshold - offset)
-        totals = np.zeros((3, len(regions)), np.int64)
-        boxes = np.zeros((len(regions), 4), np.int64)
-        for i, region in enumerate(regions):
-            columns, rows = [np.zeros(0, bool)], np.zeros(region.height, bool)
-            for band in self._bands(logits[i, region.cells_y, region.cells_x], region):
-                counts, in_column, in_row = _survey(band, (threshold + offset, threshold - offset, threshold))
-                totals[:, i] += counts
-                columns.append(in_column)
-                rows |= in_row
-            if totals[2, i]:
-                (x0, x1), (y0, y1) = (np.flatnonzero(side)[[0, -1]] for side in (np.concatenate(columns), rows))
-                boxes[i] = region.x0 + x0, region.y0 + y0, region.x0 + x1, region.y0 + y1
+        counts = self._tiles.count(logits, (threshold, threshold + offset, threshold - offset))
+        area, high, low = counts.above
         with np.errstate(invalid="ignore"):
-            stability = totals[0].astype(np.float32) / totals[1].astype(np.float32)
-        return Measured(stability, totals[2], boxes, regions)
+            stability = high.astype(np.float32) / low.astype(np.float32)
+        return Measured(stability, area, counts.boxes, self._regions(logits > threshold - offset))
+
+    def keep(self, logits: Tensor, regions: Sequence[Region], chosen: Sequence[int]) -> list[Tensor]:
+        """Of some masks what `runs` will need: copies, so that the rest of NxLxL logits can go."""
+        return [logits[i, regions[i].cells_y, regions[i].cells_x].clone() for i in chosen]
 
     def runs(
+        self,
+        cells: Sequence[Tensor],
+        regions: Sequence[Region],
+        threshold: float,
+        window: CropWindow,
+        height: int,
+        width: int,
+    ) -> list[RLEMask]:
+        """Masks of one crop -> their runs in the image of height x width.
+
+        cells: what `keep` kept; regions: outside of these no pixel exceeds the threshold; window: the crop.
+        """
+        return [
+            self._runs(mask, region, threshold, window, height, width)
+            for mask, region in zip(cells, regions, strict=True)
+        ]
+
+    def _runs(
         self, cells: Tensor, region: Region, threshold: float, window: CropWindow, height: int, width: int
     ) -> RLEMask:
-        """One mask -> its runs in the image of height x width.
-
-        cells: the mask's logits in `region` (logits[region.cells_y, region.cells_x]); window: the crop they belong to.
-        """
         positions = [np.zeros(0, np.int64)]
         x = window.x0 + region.x0
         for band in self._bands(cells, region):
@@ -122,17 +138,6 @@ class Upsampler:
             stop = min(start + step, region.x1)
             used = _overlapping(self._column_reach[region.cells_x], start, stop)
             yield self._columns[start:stop, region.cells_x][:, used] @ rows[:, used].mT
-
-
-def _survey(band: Tensor, levels: tuple[float, float, float]) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """How many of the band's pixels exceed each level, and which of its columns and rows hold one above the last."""
-    if band.device.type == "cpu":  # numpy compares and counts several times faster than torch does
-        pixels = [band.numpy() > level for level in levels]
-        inside = pixels[-1]
-        return [int(np.count_nonzero(p)) for p in pixels], np.any(inside, axis=1), np.any(inside, axis=0)
-    above = [band > level for level in levels]
-    counts = torch.stack([torch.count_nonzero(pixels) for pixels in above])
-    return counts.tolist(), above[-1].any(1).cpu().numpy(), above[-1].any(0).cpu().numpy()
 
 
 def _reached(active: np.ndarray, reach: np.ndarray) -> tuple[int, int, slice]:

@@ -191,7 +191,9 @@ def _committed(output: str, plan: JobPlan, progress: Progress) -> list[CommitRec
     return commits
 
 
-def _read_commits(output: str, progress: Progress, known: Mapping[str, CommitRecord] | None = None) -> list[CommitRecord]:
+def _read_commits(
+    output: str, progress: Progress, known: Mapping[str, CommitRecord] | None = None
+) -> list[CommitRecord]:
     def say(read: int, total: int) -> None:
         if total >= _MANY_RECORDS:
             progress.note(f"reading the records of what is committed: {read:,} of {total:,}")

@@ -148,7 +148,9 @@ class Attention(nn.Module):
         for head, keys in enumerate(k.mT):
             for y in range(0, span, rows):
                 some = slice(y * span, (y + rows) * span)
-                scores = (rel_h[head, y : y + rows, :, :, None] + rel_w[head, y : y + rows, :, None, :]).view(-1, tokens)
+                scores = (rel_h[head, y : y + rows, :, :, None] + rel_w[head, y : y + rows, :, None, :]).view(
+                    -1, tokens
+                )
                 scores.addmm_(q[head, some], keys)
                 torch.mm(scores.softmax(-1), v[head], out=out[head, some])
         return out.unflatten(0, (batch, self.num_heads)).transpose(1, 2).reshape(batch, span, span, -1)

@@ -240,7 +240,9 @@ def copies_to_the_host(calls: list[tuple[str, int]]) -> pytest.MonkeyPatch:
     patch = pytest.MonkeyPatch()
     for name in ("cpu", "item", "tolist", "__bool__", "__int__", "__float__", "__index__", "__array__"):
 
-        def noted(tensor: Tensor, *args: Any, name: str = name, plain: Any = getattr(Tensor, name), **named: Any) -> Any:
+        def noted(
+            tensor: Tensor, *args: Any, name: str = name, plain: Any = getattr(Tensor, name), **named: Any
+        ) -> Any:
             if sys._getframe(1).f_globals["__name__"].startswith("data_engine"):
                 calls.append((name, tensor.numel()))
             return plain(tensor, *args, **named)

@@ -67,7 +67,9 @@ def check(shape: tuple[int, int], frame: int, side: int, seed: int, threshold: f
         box = [columns.min(), rows.min(), columns.max(), rows.max()] if mask.any() else [0, 0, 0, 0]
         assert measured.boxes[i].tolist() == [int(side) for side in box]
         region = measured.regions[i]
-        runs = upsampler.runs(logits[i, region.cells_y, region.cells_x], region, threshold, window, height, width)
+        (runs,) = upsampler.runs(
+            [logits[i, region.cells_y, region.cells_x]], [region], threshold, window, height, width
+        )
         image = np.pad(mask.numpy(), ((2, 5), (3, 2)))
         np.testing.assert_array_equal(rle.decode(runs), image)
 
@@ -115,7 +117,9 @@ def test_nothing_active() -> None:
     assert measured.boxes.tolist() == [[0, 0, 0, 0]] * 2
     assert np.isnan(measured.stability).all()
     region = measured.regions[1]
-    runs = upsampler.runs(logits[1, region.cells_y, region.cells_x], region, 0.0, CropWindow(0, 0, 100, 50, 0), 50, 100)
+    (runs,) = upsampler.runs(
+        [logits[1, region.cells_y, region.cells_x]], [region], 0.0, CropWindow(0, 0, 100, 50, 0), 50, 100
+    )
     assert runs.area() == 0
 
 

@@ -89,7 +89,10 @@ def decode_both(architecture, given, dtype, *, multimask=True):
     decoder = ours.mask_decoder.to(dtype)
     decoded = decoder.read(cells, positions[0].flatten(1).mT, tokens)
     outputs = slice(1, None) if multimask else slice(0, 1)
-    return (decoder.mask_logits(decoded.image, decoder.mask_weights(decoded, outputs)), decoded.iou[:, outputs]), expected
+    return (
+        decoder.mask_logits(decoded.image, decoder.mask_weights(decoded, outputs)),
+        decoded.iou[:, outputs],
+    ), expected
 
 
 @pytest.mark.parametrize("given", KINDS.values(), ids=KINDS.keys())

@@ -100,7 +100,7 @@ def test_issues_427_554_641_masks_beyond_2_to_the_31_pixels() -> None:
     logits[:, 20:41, 30:50] = 9.0
     measured = upsampler.measure(logits, 0.0, 1.0)
     region = measured.regions[0]
-    runs = upsampler.runs(logits[0, region.cells_y, region.cells_x], region, 0.0, window, side, side)
+    (runs,) = upsampler.runs([logits[0, region.cells_y, region.cells_x]], [region], 0.0, window, side, side)
     x0, y0, x1, y1 = measured.boxes[0].tolist()
     assert rle.box(runs) == (window.x0 + x0, window.y0 + y0, window.x0 + x1, window.y0 + y1)
     assert int(runs.area()) == measured.area[0]
