@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from itertools import groupby
 
 import numpy as np
 from rlemasklib import RLEMask
@@ -26,15 +26,15 @@ class Patch:
 
 def put_into_runs(masks: list[Patch | RLEMask], threshold: float, height: int, width: int) -> list[RLEMask]:
     """Masks of an image of height x width, those of a crop together."""
-    patches = [(i, mask) for i, mask in enumerate(masks) if isinstance(mask, Patch)]
     done = {i: mask for i, mask in enumerate(masks) if isinstance(mask, RLEMask)}
-    for _, group in groupby(
-        sorted(patches, key=lambda entry: id(entry[1].upsampler)), lambda entry: entry[1].upsampler
-    ):
-        indices, of_crop = zip(*group, strict=True)
-        cells, regions = [patch.cells for patch in of_crop], [patch.region for patch in of_crop]
-        runs = of_crop[0].upsampler.runs(cells, regions, threshold, of_crop[0].window, height, width)
-        done.update(zip(indices, runs, strict=True))
+    by_crop: defaultdict[tuple[CropWindow, int], list[tuple[int, Patch]]] = defaultdict(list)
+    for i, mask in enumerate(masks):
+        if isinstance(mask, Patch):
+            by_crop[mask.window, id(mask.upsampler)].append((i, mask))
+    for (window, _), group in by_crop.items():
+        cells, regions = [patch.cells for _, patch in group], [patch.region for _, patch in group]
+        runs = group[0][1].upsampler.runs(cells, regions, threshold, window, height, width)
+        done.update({i: mask for (i, _), mask in zip(group, runs, strict=True)})
     return [done[i] for i in range(len(masks))]
 
 

@@ -28,7 +28,7 @@ from data_engine.masks.image_masks import ImageMasks, MaskCounts, OutputMode
 from data_engine.masks.settings import MaskSettings
 from data_engine.masks.stages import Stages
 from data_engine.masks.suppress import box_nms
-from data_engine.masks.upsample import Upsampler
+from data_engine.masks.upsample import Upsampler, upsampler_for
 from data_engine.sam.device_errors import is_out_of_memory
 from data_engine.sam.resize import scale_points
 from data_engine.sam.segmenter import Embeddings, Segmenter, View
@@ -84,7 +84,9 @@ class MaskGenerator:
         self.output_mode: OutputMode = output_mode
         self.memory_budget = memory_budget
         self._grids = layer_point_grids(self.settings)
-        self._chunk = min(self.settings.points_per_batch, segmenter.prompts_per_chunk)
+        self._chunk = min(self.settings.points_per_batch or segmenter.prompts_per_chunk, segmenter.prompts_per_chunk)
+        self._views = segmenter.views_per_batch
+        self._tried_again = False
         self.stages = Stages(segmenter.device)
 
     def generate(self, image: np.ndarray) -> list[dict[str, Any]]:
@@ -112,14 +114,10 @@ class MaskGenerator:
         """The masks of a prepared image. Raises NonFiniteOutput, and Interrupted soon after `interrupted` says so."""
         counts = MaskCounts()
         by_window: list[Candidates] = []
-        for index, view in enumerate(image.views):
-            with self.stages.measure("encode"):
-                embeddings = self._encode(view)
-                if not embeddings.finite():
-                    raise NonFiniteOutput("the image encoder gave NaN or infinity; try precision: reference")
+        for index, embeddings, place in self._encoded(image.views):
             chunks: list[Candidates] = []
             held = sum(group.patch_bytes() for group in by_window)
-            for chunk in self._window_candidates(image, index, view, embeddings, counts):
+            for chunk in self._window_candidates(image, index, embeddings, place, counts):
                 if interrupted():
                     raise Interrupted
                 chunks.append(chunk)
@@ -155,23 +153,37 @@ class MaskGenerator:
         """How many prompts go through the model together: fewer than were set once memory has run out."""
         return self._chunk
 
-    def _encode(self, view: View) -> Embeddings:
-        """One view cannot be halved, but what others left in the allocator's cache can be given back."""
-        try:
-            return self.segmenter.encode([view])
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        torch.cuda.empty_cache()  # here the error is gone, and with it the tensors that its traceback held
-        return self.segmenter.encode([view])
+    def _encoded(self, views: list[View]) -> Iterator[tuple[int, Embeddings, int]]:
+        """(index of a view, embeddings, its place among them). The batches are an image's own, never of several."""
+        start = 0
+        while start < len(views):
+            batch = views[start : start + self._views]
+            embeddings = None
+            with self.stages.measure("encode"):
+                try:
+                    embeddings = self.segmenter.encode(batch)
+                except Exception as error:
+                    if not is_out_of_memory(error) or (len(batch) == 1 and self._tried_again):
+                        raise
+                if embeddings is None:  # here the error is gone, and with it the tensors that its traceback held
+                    self._tried_again = len(batch) == 1  # what others left in the allocator's cache may be enough
+                    self._views = max(1, len(batch) // 2)
+                    torch.cuda.empty_cache()
+                    continue
+                self._tried_again = False
+                if not embeddings.finite():
+                    raise NonFiniteOutput("the image encoder gave NaN or infinity; try precision: reference")
+            for place in range(len(batch)):
+                yield start + place, embeddings, place
+            start += len(batch)
 
     def _window_candidates(
-        self, image: PreparedImage, index: int, view: View, embeddings: Embeddings, counts: MaskCounts
+        self, image: PreparedImage, index: int, embeddings: Embeddings, place: int, counts: MaskCounts
     ) -> Iterator[Candidates]:
         """Clicks through one window and yields what passes the filters, chunk by chunk."""
-        segmenter = self.segmenter
+        segmenter, view = self.segmenter, image.views[index]
         height, width = view.shape
-        upsampler = Upsampler(
+        upsampler = upsampler_for(
             segmenter.logits_size, segmenter.image_size, view.input_shape, view.shape, segmenter.device
         )
         points = self._grids[image.windows[index].layer] * np.array([[width, height]])
@@ -180,7 +192,7 @@ class MaskGenerator:
             stop = start + self._chunk
             chunk = None
             try:
-                chunk = self._candidates_at(points[start:stop], image, index, upsampler, embeddings, counts)
+                chunk = self._candidates_at(points[start:stop], image, index, upsampler, embeddings, place, counts)
             except Exception as error:
                 if not is_out_of_memory(error) or self._chunk == 1:
                     raise
@@ -203,6 +215,7 @@ class MaskGenerator:
         index: int,
         upsampler: Upsampler,
         embeddings: Embeddings,
+        place: int,
         counts: MaskCounts,
     ) -> Candidates:
         """Clicks on some points (Px2, pixels of the window) at once. All other tensors are gone when it returns."""
@@ -210,7 +223,7 @@ class MaskGenerator:
         with self.stages.measure("prompt decode"):
             frame_points = torch.from_numpy(scale_points(points, window.shape, segmenter.image_size))
             labels = torch.ones(len(points), 1, dtype=torch.int)
-            decoded = segmenter.decode(embeddings, 0, points=frame_points[:, None], labels=labels)
+            decoded = segmenter.decode(embeddings, place, points=frame_points[:, None], labels=labels)
             iou = decoded.iou.cpu()
             if not torch.isfinite(iou).all():
                 raise NonFiniteOutput("the mask decoder gave NaN or infinity; try precision: reference")

@@ -17,8 +17,9 @@ class MaskSettings:
 
     points_per_side: int | None = 32
     """Points along one side of the prompt grid. None when `point_grids` gives them."""
-    points_per_batch: int = 64
-    """At most so many points run at once. Memory and speed only, never the result."""
+    points_per_batch: int | None = None
+    """At most so many points run at once; None: as many as suit the device (reference: 64). Memory and speed only,
+    never the result."""
     pred_iou_thresh: float = 0.88
     """Keep masks whose predicted IoU exceeds this. 0 keeps all."""
     stability_score_thresh: float = 0.95
@@ -52,7 +53,11 @@ class MaskSettings:
             if not good:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: {remedy}")
 
-        check("points_per_batch", self.points_per_batch >= 1, "use 1 or more")
+        check(
+            "points_per_batch",
+            self.points_per_batch is None or self.points_per_batch >= 1,
+            "use 1 or more, or leave it out",
+        )
         check("crop_n_layers", 0 <= self.crop_n_layers <= 8, "use 0 (no crops) to 8")
         check("crop_n_points_downscale_factor", self.crop_n_points_downscale_factor >= 1, "use 1 or more")
         check("min_mask_region_area", self.min_mask_region_area >= 0, "use 0 (off) or a number of pixels")

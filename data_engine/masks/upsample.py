@@ -140,6 +140,14 @@ class Upsampler:
             yield self._columns[start:stop, region.cells_x][:, used] @ rows[:, used].mT
 
 
+@lru_cache(maxsize=32)
+def upsampler_for(
+    logits_size: int, image_size: int, input_shape: tuple[int, int], shape: tuple[int, int], device: torch.device
+) -> Upsampler:
+    """One for each shape of a crop: images of a dataset share them."""
+    return Upsampler(logits_size, image_size, input_shape, shape, device)
+
+
 def _reached(active: np.ndarray, reach: np.ndarray) -> tuple[int, int, slice]:
     """The pixels that active logits reach along one side, and the logits that reach those pixels."""
     cells = np.flatnonzero(active)
@@ -157,7 +165,7 @@ def _overlapping(reach: np.ndarray, first: int, last: int) -> slice:
     return slice(int(contributing[0]), int(contributing[-1]) + 1)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _axis(logits: int, frame: int, kept: int, pixels: int, device: torch.device) -> tuple[Tensor, np.ndarray]:
     """Both interpolation steps along one side as one matrix, pixels x logits, and which pixels each logit reaches.
 

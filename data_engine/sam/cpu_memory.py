@@ -27,4 +27,5 @@ def keep_freed_memory() -> bool:
         return False
     # One arena, because those of further threads cannot grow beyond 64 MiB and give everything back.
     wanted = {_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: _LARGEST, _M_TRIM_THRESHOLD: _KEPT}
-    return all([mallopt(option, value) for option, value in wanted.items()])
+    done = [mallopt(option, value) for option, value in wanted.items()]
+    return all(done)

@@ -26,7 +26,6 @@ from torch.nn import functional as F
 
 from data_engine.sam.layers import ChannelLayerNorm, TransformerMLP
 
-
 _CPU_CELLS = 1024  # of the image, in a step of the upscaling
 
 

@@ -68,6 +68,11 @@ class Segmenter(Protocol):
         """How many prompts run together best on this device. Results do not depend on it."""
         ...
 
+    @property
+    def views_per_batch(self) -> int:
+        """How many views are encoded together best on this device."""
+        ...
+
     def prepare(self, image: np.ndarray) -> View:
         """HxWx3 uint8 RGB -> the view to encode. Host work, safe to run in threads."""
         ...
@@ -129,6 +134,11 @@ class SamSegmenter:
         budget = 2**25 if self.device.type == "cpu" else 2**31
         return max(1, budget // bytes_per_prompt)
 
+    @property
+    def views_per_batch(self) -> int:
+        # On the CPU the products of one view are large enough; a GPU has room for those of several.
+        return 1 if self.device.type == "cpu" else 8
+
     def prepare(self, image: np.ndarray) -> View:
         resized = resize_image(image, self.image_size)
         height, width = resized.shape[:2]
@@ -138,12 +148,10 @@ class SamSegmenter:
 
     @torch.inference_mode()
     def encode(self, views: list[View]) -> Embeddings:
-        # One view at a time on the CPU: the products are large enough, and an image's result cannot depend on what
-        # happens to share its batch.
-        size = 1 if self.device.type == "cpu" else len(views)
+        # In batches of views_per_batch whatever is given: a view's last bits depend on how many there are.
         features = []
-        for start in range(0, len(views), size):
-            batch = views[start : start + size]
+        for start in range(0, len(views), self.views_per_batch):
+            batch = views[start : start + self.views_per_batch]
             pixels = torch.stack([view.pixels for view in batch]).to(self.device)
             images = self.model.normalise(pixels, [view.input_shape for view in batch])
             features.append(self.model.image_encoder(images.to(self._encoder_dtype)).float())

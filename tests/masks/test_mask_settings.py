@@ -65,7 +65,8 @@ def test_names_and_defaults_are_the_references() -> None:
     theirs = inspect.signature(SamAutomaticMaskGenerator).parameters
     ours = inspect.signature(MaskSettings).parameters
     shared = [name for name in theirs if name not in ("model", "output_mode")]
-    assert {name: ours[name].default for name in shared} == {name: theirs[name].default for name in shared}
+    differing = {name for name in shared if ours[name].default != theirs[name].default}
+    assert differing == {"points_per_batch"}  # speed alone, and here the device's affair
     assert set(ours) - set(shared) == {"max_mask_area_fraction", "drop_small_masks"}
     output_mode = inspect.signature(MaskGenerator).parameters["output_mode"]
     assert output_mode.default == theirs["output_mode"].default
