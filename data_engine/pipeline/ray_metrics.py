@@ -25,7 +25,9 @@ class WorkerMetrics:
         self._masks = Counter("data_engine_masks_total", "masks found")
         self._failures = Counter("data_engine_failures_total", "failed images by type of error", ("type",))
         self._stages = Counter(
-            "data_engine_stage_seconds_total", "seconds of fetch, decode, generate and write, which overlap", ("stage",)
+            "data_engine_stage_seconds_total",
+            "seconds of fetch, decode, encode, generate (prompts to runs) and write; all but the middle two overlap",
+            ("stage",),
         )
         self._queue = Gauge("data_engine_queue_depth", "images fetched ahead of the model")
         self._memory = Gauge("data_engine_gpu_memory_bytes", "most GPU memory that tensors have held")

@@ -107,7 +107,7 @@ class _OpenSlice:
     next_offset: int | None = None
     opened: float = field(default_factory=time.monotonic)
     timings: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("fetch", "decode", "generate", "write"), 0.0)
+        default_factory=lambda: dict.fromkeys(("fetch", "decode", "encode", "generate", "write"), 0.0)
     )
 
 
@@ -337,10 +337,13 @@ class ShardRunner:
         image = item.decoded()
         masks, failure, seconds = None, image.failure, None
         if image.prepared is not None:
-            begun = time.perf_counter()
+            begun, encoded = time.perf_counter(), self._generator.stages.seconds["encode"]
             with log_fields(shard=item.work.planned.id, image_id=image.image_id):
                 masks, failure = self._generate(image)
             seconds = time.perf_counter() - begun
+            encoding = self._generator.stages.seconds["encode"] - encoded
+            current.timings["encode"] += encoding
+            current.timings["generate"] += seconds - encoding
         row = image_row(image, item.work.planned.id, masks, failure, seconds)
         columns = mask_columns(masks) if masks is not None else None
         current.added.append(writer.submit(current.writer.add, row, columns))
@@ -348,7 +351,6 @@ class ShardRunner:
         current.next_offset = item.next_offset
         current.timings["fetch"] += item.fetch_s
         current.timings["decode"] += image.seconds
-        current.timings["generate"] += seconds or 0.0
         return ImageDone(
             item.work.planned.id,
             image.image_id,
