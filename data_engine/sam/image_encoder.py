@@ -139,8 +139,9 @@ class Attention(nn.Module):
         batch, span, _, three_dim = qkv.shape
         head_dim = three_dim // 3 // self.num_heads
         tokens = span * span
-        qkv = qkv.view(batch, tokens, 3, self.num_heads, head_dim).permute(2, 0, 3, 1, 4).contiguous().flatten(1, 2)
-        q, k, v = qkv.unbind(0)
+        exact = torch.promote_types(qkv.dtype, torch.float32)  # bfloat16 scores would be coarse, and slow
+        heads = qkv.view(batch, tokens, 3, self.num_heads, head_dim).permute(2, 0, 3, 1, 4)
+        q, k, v = heads.to(exact).contiguous().flatten(1, 2).unbind(0)
         rel_h, rel_w = self._relative(q.unflatten(1, (span, span)))
         q = q * head_dim**-0.5
         out = torch.empty_like(q)
@@ -153,7 +154,7 @@ class Attention(nn.Module):
                 )
                 scores.addmm_(q[head, some], keys)
                 torch.mm(scores.softmax(-1), v[head], out=out[head, some])
-        return out.unflatten(0, (batch, self.num_heads)).transpose(1, 2).reshape(batch, span, span, -1)
+        return out.unflatten(0, (batch, self.num_heads)).transpose(1, 2).reshape(batch, span, span, -1).to(qkv.dtype)
 
     def _relative(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """q ...xSxSxd, unscaled -> q.Rh for each key's row and q.Rw for each key's column, each ...xSxSxS."""
