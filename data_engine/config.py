@@ -39,6 +39,7 @@ class ModelSettings(_Section):
     precision: Literal["reference", "fast"] = Field(
         "reference", description="reference: float32 throughout; fast: bfloat16 image encoder"
     )
+    compiled: bool = Field(False, description="through torch.compile: minutes at first, faster then; for GPUs")
 
 
 class OutputSettings(_Section):

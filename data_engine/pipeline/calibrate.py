@@ -82,7 +82,8 @@ class Estimate:
 
 def calibrate(plan: JobPlan, config: JobConfig, count: int) -> Calibration:
     """Masks `count` images from shards spread over the plan, and writes nothing. The first image only warms up."""
-    segmenter = load_segmenter(config.model.name, config.run.device, config.model.precision)
+    model = config.model
+    segmenter = load_segmenter(model.name, config.run.device, model.precision, compiled=model.compiled)
     generator = MaskGenerator(segmenter, config.masks, memory_budget=config.run.mask_memory)
     writer = SliceWriter(plan.metadata())
     seconds: list[float] = []

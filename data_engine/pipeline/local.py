@@ -22,7 +22,11 @@ def run_here(job: Job, commits: list[CommitRecord]) -> None:
     config = job.config
     job.progress.note(f"loading {unsigned(config.model.name)}")
     segmenter = load_segmenter(
-        config.model.name, config.run.device, config.model.precision, expected_sha256=job.plan.model_sha256
+        config.model.name,
+        config.run.device,
+        config.model.precision,
+        expected_sha256=job.plan.model_sha256,
+        compiled=config.model.compiled,
     )
     job.progress.note(f"running on {segmenter.device} in {segmenter.precision} precision")
     generator = MaskGenerator(segmenter, config.masks, memory_budget=config.run.mask_memory)

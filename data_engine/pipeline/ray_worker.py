@@ -124,7 +124,11 @@ class ClusterWorker:
             device = self._check_node(config)
             try:
                 segmenter = load_segmenter(
-                    config.model.name, device, config.model.precision, expected_sha256=job.plan.model_sha256
+                    config.model.name,
+                    device,
+                    config.model.precision,
+                    expected_sha256=job.plan.model_sha256,
+                    compiled=config.model.compiled,
                 )
             except DataEngineError as error:
                 raise Unfit(str(error)) from None

@@ -135,7 +135,7 @@ class Attention(nn.Module):
         return out.transpose(1, 2).reshape(batch, span, span, dim)
 
     def _attend_in_blocks(self, qkv: Tensor) -> Tensor:
-        """The same with a third of the operations: nothing is appended, the bias is built for some queries at a time."""
+        """The same, a third of the operations: nothing is appended, the bias is built for some queries at a time."""
         batch, span, _, three_dim = qkv.shape
         head_dim = three_dim // 3 // self.num_heads
         tokens = span * span

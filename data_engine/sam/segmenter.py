@@ -17,6 +17,7 @@ from torch import Tensor
 
 from data_engine.errors import UsageError
 from data_engine.sam.checkpoints import LoadedCheckpoint, load_checkpoint
+from data_engine.sam.compiled import compile_networks
 from data_engine.sam.cpu_memory import keep_freed_memory
 from data_engine.sam.model import Sam, Uninitialised
 from data_engine.sam.resize import resize_image
@@ -198,6 +199,7 @@ def load_segmenter(
     precision: Precision = "reference",
     *,
     expected_sha256: str | None = None,
+    compiled: bool = False,
 ) -> SamSegmenter:
     """Loads a SAM by name ("starter", "sam_vit_b", "sam_vit_l", "sam_vit_h"), from a checkpoint file or from a URL.
 
@@ -205,6 +207,7 @@ def load_segmenter(
     device: "auto" (CUDA if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
     precision: "reference" (float32 throughout) or "fast" (bfloat16 image encoder).
     expected_sha256: what the weights must be; others are refused.
+    compiled: through torch.compile, which takes minutes at first and is faster then (see `compiled.py`).
     Raises CheckpointError for weights that are missing, not a usable SAM or not the expected ones, UsageError for an
     unknown device or precision.
     """
@@ -215,6 +218,8 @@ def load_segmenter(
     with Uninitialised():
         model = Sam(checkpoint.architecture)
     model.load_state_dict(checkpoint.state)
+    if compiled:
+        compile_networks(model)
     return SamSegmenter(model, target, precision, replace(checkpoint, state={}))  # one copy of the weights is enough
 
 
