@@ -1,0 +1,3 @@
+from data_engine.cli import main
+
+main()
