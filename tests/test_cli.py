@@ -210,11 +210,11 @@ def test_tracebacks_are_for_debug_only_and_hold_no_secrets(folder):
 
 
 def test_the_command_to_go_on_with_has_no_signature(monkeypatch, capsys):
-    from data_engine import cli
+    from data_engine.cli.app import say_how_to_go_on
 
     link = "https://h/a.tar?id=5&X-Amz-Signature=planted"
     monkeypatch.setattr(sys, "argv", ["x", "generate", link, "out", "--set", f"model.name={link}"])
-    cli._say_how_to_go_on()
+    say_how_to_go_on()
     shown = capsys.readouterr().err
     assert "planted" not in shown
     assert "'https://h/a.tar?id=5' out" in shown
