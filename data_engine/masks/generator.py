@@ -20,26 +20,19 @@ import numpy as np
 import torch
 from rlemasklib import RLEMask
 
-from data_engine.errors import DataEngineError, UsageError
+from data_engine.errors import UsageError
 from data_engine.masks import regions, rle
-from data_engine.masks.candidates import Candidates, Patch, put_into_runs
+from data_engine.masks.candidates import Candidates, put_into_runs
 from data_engine.masks.grid import CropWindow, crop_windows, layer_point_grids
 from data_engine.masks.image_masks import ImageMasks, MaskCounts, OutputMode
+from data_engine.masks.prompting import NonFiniteOutput, Prompter, SeenWindow
 from data_engine.masks.settings import MaskSettings
 from data_engine.masks.stages import Stages
 from data_engine.masks.suppress import box_nms
-from data_engine.masks.upsample import Upsampler, upsampler_for
 from data_engine.sam.device_errors import is_out_of_memory
-from data_engine.sam.resize import scale_points
 from data_engine.sam.segmenter import Embeddings, Segmenter, View
 
 log = logging.getLogger(__name__)
-
-EDGE_TOLERANCE = 20  # pixels from an inner crop edge within which a box counts as cut off (reference: hard-coded)
-
-
-class NonFiniteOutput(DataEngineError):
-    """The model gave NaN or infinity for this image. They pass or fail a comparison by accident, so none is used."""
 
 
 class Interrupted(Exception):
@@ -84,10 +77,10 @@ class MaskGenerator:
         self.output_mode: OutputMode = output_mode
         self.memory_budget = memory_budget
         self._grids = layer_point_grids(self.settings)
-        self._chunk = min(self.settings.points_per_batch or segmenter.prompts_per_chunk, segmenter.prompts_per_chunk)
         self._views = segmenter.views_per_batch
         self._tried_again = False
         self.stages = Stages(segmenter.device)
+        self._prompter = Prompter(segmenter, self.settings, self.stages)
 
     def generate(self, image: np.ndarray) -> list[dict[str, Any]]:
         """HxWx3 uint8 RGB -> one record a mask (see `ImageMasks.records`)."""
@@ -117,7 +110,10 @@ class MaskGenerator:
         for index, embeddings, place in self._encoded(image.views):
             chunks: list[Candidates] = []
             held = sum(group.patch_bytes() for group in by_window)
-            for chunk in self._window_candidates(image, index, embeddings, place, counts):
+            window, view = image.windows[index], image.views[index]
+            seen = SeenWindow(image.height, image.width, index, window, view, embeddings, place)
+            points = self._grids[window.layer] * np.array([window.shape[::-1]])
+            for chunk in self._prompter.candidates(seen, points, counts):
                 if interrupted():
                     raise Interrupted
                 chunks.append(chunk)
@@ -151,7 +147,7 @@ class MaskGenerator:
     @property
     def points_at_once(self) -> int:
         """How many prompts go through the model together: fewer than were set once memory has run out."""
-        return self._chunk
+        return self._prompter.points_at_once
 
     def _encoded(self, views: list[View]) -> Iterator[tuple[int, Embeddings, int]]:
         """(index of a view, embeddings, its place among them). The batches are an image's own, never of several."""
@@ -177,95 +173,6 @@ class MaskGenerator:
                 yield start + place, embeddings, place
             start += len(batch)
 
-    def _window_candidates(
-        self, image: PreparedImage, index: int, embeddings: Embeddings, place: int, counts: MaskCounts
-    ) -> Iterator[Candidates]:
-        """Clicks through one window and yields what passes the filters, chunk by chunk."""
-        segmenter, view = self.segmenter, image.views[index]
-        height, width = view.shape
-        upsampler = upsampler_for(
-            segmenter.logits_size, segmenter.image_size, view.input_shape, view.shape, segmenter.device
-        )
-        points = self._grids[image.windows[index].layer] * np.array([[width, height]])
-        start = 0
-        while start < len(points):
-            stop = start + self._chunk
-            chunk = None
-            try:
-                chunk = self._candidates_at(points[start:stop], image, index, upsampler, embeddings, place, counts)
-            except Exception as error:
-                if not is_out_of_memory(error) or self._chunk == 1:
-                    raise
-            if chunk is None:  # here the error is gone, and with it the tensors that its traceback held
-                self._shrink(min(self._chunk, len(points) - start))
-                continue
-            yield chunk
-            start = stop
-
-    def _shrink(self, tried: int) -> None:
-        """Remembers that `tried` prompts at a time do not fit, for all images to come. Results do not depend on it."""
-        self._chunk = max(1, tried // 2)
-        torch.cuda.empty_cache()
-        log.warning("out of memory with %d prompts at a time: going on with %d", tried, self._chunk)
-
-    def _candidates_at(
-        self,
-        points: np.ndarray,
-        image: PreparedImage,
-        index: int,
-        upsampler: Upsampler,
-        embeddings: Embeddings,
-        place: int,
-        counts: MaskCounts,
-    ) -> Candidates:
-        """Clicks on some points (Px2, pixels of the window) at once. All other tensors are gone when it returns."""
-        segmenter, settings, window = self.segmenter, self.settings, image.windows[index]
-        with self.stages.measure("prompt decode"):
-            frame_points = torch.from_numpy(scale_points(points, window.shape, segmenter.image_size))
-            labels = torch.ones(len(points), 1, dtype=torch.int)
-            decoded = segmenter.decode(embeddings, place, points=frame_points[:, None], labels=labels)
-            iou = decoded.iou.cpu()
-            if not torch.isfinite(iou).all():
-                raise NonFiniteOutput("the mask decoder gave NaN or infinity; try precision: reference")
-        wanted = (
-            iou > settings.pred_iou_thresh if settings.pred_iou_thresh > 0 else torch.ones_like(iou, dtype=torch.bool)
-        )
-        with self.stages.measure("masks"):
-            logits = decoded.logits(wanted)
-        with self.stages.measure("upsample + score"):
-            measured = upsampler.measure(logits, segmenter.mask_threshold, settings.stability_score_offset)
-            if not torch.isfinite(logits).all():
-                raise NonFiniteOutput("the mask decoder gave NaN or infinity; try precision: reference")
-            corner = np.array([[window.x0, window.y0]])
-            boxes = measured.boxes + np.tile(corner, 2)
-            keep = np.ones(len(boxes), bool)
-            if settings.stability_score_thresh > 0:
-                keep = measured.stability >= np.float32(settings.stability_score_thresh)
-            on_edge = keep & near_inner_edge(boxes, window, image.height, image.width)
-            too_large = keep & ~on_edge & (settings.max_mask_area_fraction < 1)
-            too_large &= measured.area >= settings.max_mask_area_fraction * image.height * image.width
-            kept = np.flatnonzero(keep & ~on_edge & ~too_large)
-            cells = upsampler.keep(logits, measured.regions, kept.tolist())
-            found = Candidates(
-                boxes=boxes[kept],
-                predicted_iou=iou[wanted].numpy()[kept],
-                stability=measured.stability[kept],
-                area=measured.area[kept],
-                points=points[wanted.nonzero()[:, 0].numpy()[kept]] + corner,
-                window=np.full(len(kept), index),
-                masks=[
-                    Patch(mask, measured.box_region(i), window, upsampler)
-                    for i, mask in zip(kept.tolist(), cells, strict=True)
-                ],
-            )
-        # Counted last: whatever ran out of memory above is done again with fewer points.
-        counts.candidates += wanted.numel()
-        counts.rejected_iou += wanted.numel() - len(boxes)
-        counts.rejected_stability += len(boxes) - int(keep.sum())
-        counts.rejected_edge += int(on_edge.sum())
-        counts.rejected_area += int(too_large.sum())
-        return found
-
     def _put_into_runs(self, image: PreparedImage, found: Candidates) -> None:
         with self.stages.measure("RLE"):
             found.masks[:] = put_into_runs(found.masks, self.segmenter.mask_threshold, image.height, image.width)
@@ -289,15 +196,6 @@ class MaskGenerator:
         found, changed = found.select(~too_small), changed[~too_small]
         threshold = max(self.settings.box_nms_thresh, self.settings.crop_nms_thresh)
         return found.select(box_nms(found.boxes, (~changed).astype(np.float32), threshold))
-
-
-def near_inner_edge(boxes: np.ndarray, window: CropWindow, height: int, width: int) -> np.ndarray:
-    """Whether a box (Nx4, image frame) comes close to a side of its crop that is not a side of the image: N bool."""
-    crop = np.array([window.x0, window.y0, window.x1, window.y1])
-    image = np.array([0, 0, width, height])
-    near_crop = np.abs(boxes - crop) <= EDGE_TOLERANCE
-    near_image = np.abs(boxes - image) <= EDGE_TOLERANCE
-    return (near_crop & ~near_image).any(1)
 
 
 def _columns(image: PreparedImage, found: Candidates, counts: MaskCounts) -> ImageMasks:

@@ -13,8 +13,8 @@ import triton.language as tl
 # few 32-byte sectors; 16 lines, so that 4 warps have 8 pixels a lane and the survey's 7 sums stay in registers.
 LINES, ALONG = 16, 64
 
-# Programs a mask, each taking every PARTSth tile of its region: enough that 20 masks fill a GPU of 132 processors with
-# 4 warps for each of its 4 schedulers, few enough that small masks do not launch thousands of idle programs.
+# Programs a mask, each taking every PARTSth tile of its region: enough that 20 masks give each of a large GPU's 132
+# processors as many as its registers hold (4 of `survey`), few enough that small masks do not launch many for nothing.
 PARTS = 32
 
 
@@ -115,8 +115,7 @@ def survey(
 
 @triton.jit(do_not_specialize=["height", "width", "first"])
 def write_columns(
-    logits: tl.tensor,  # KxSIDExSIDE float32
-    pieces: tl.tensor,  # Px7 int64: mask, x, columns, y, rows, offset, (not used here)
+    pieces: tl.tensor,  # Px7 int64: address of SIDExSIDE float32 logits, x, columns, y, rows, offset, (not used here)
     first: tl.tensor,  # the first of the pieces to write
     rows_first: tl.tensor,  # height int32
     rows_weights: tl.tensor,  # ROW_TAPS x height float32
@@ -135,7 +134,7 @@ def write_columns(
 ) -> None:
     """Grid (pieces, PARTS). From a piece's offset on, column after column: 0, whether each pixel is inside, 0."""
     piece = pieces + (first + tl.program_id(0)) * 7
-    mask = tl.load(piece)
+    logits = tl.load(piece).to(tl.pointer_type(tl.float32))
     x0, columns = tl.load(piece + 1).to(tl.int32), tl.load(piece + 2).to(tl.int32)
     y0, rows = tl.load(piece + 3).to(tl.int32), tl.load(piece + 4).to(tl.int32)
     flat += tl.load(piece + 5)
@@ -144,7 +143,7 @@ def write_columns(
         column = (tile // down) * LINES + tl.arange(0, LINES)[:, None]
         place = (tile % down) * ALONG + tl.arange(0, ALONG)[None, :]
         value = _values(
-            logits + mask * (SIDE * SIDE),
+            logits,
             y0 + tl.minimum(tl.maximum(place - 1, 0), rows - 1),
             x0 + tl.minimum(column, columns - 1),
             rows_first,

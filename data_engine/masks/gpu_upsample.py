@@ -7,7 +7,7 @@ computed where it is needed and never stored: `measure` writes sums, `runs` one 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,6 +23,8 @@ from data_engine.masks.upsample import Measured, Region, _axis
 # Bytes of pixels at a time. A GPU is busy for many times a launch's cost with these, they are a small part of its
 # memory, and `nonzero` is far from the 2^31 elements that it fails at.
 _BUFFER_BYTES = 2**26
+
+_EMPTY = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class _Taps:
         """The logits that pixels from `first` up to `stop`, exclusive, are computed from; K each."""
         begin = np.where(first < stop, self.cells[0][first], 0)
         end = np.where(first < stop, self.cells[1][stop - 1], 0)
-        return [slice(*ends) for ends in zip(begin.tolist(), end.tolist(), strict=True)]
+        return list(map(slice, begin.tolist(), end.tolist()))
 
 
 class GpuUpsampler:
@@ -86,30 +88,39 @@ class GpuUpsampler:
             stability = high.astype(np.float32) / low.astype(np.float32)
         return Measured(stability, area, boxes, self._regions_with_cells(host[:, 7:]))
 
-    def runs(
-        self, cells: Tensor, boxes: np.ndarray, threshold: float, window: CropWindow, height: int, width: int
-    ) -> list[RLEMask]:
-        """K masks -> their runs in the image of height x width.
+    def keep(self, logits: Tensor, regions: Sequence[Region], chosen: Sequence[int]) -> list[Tensor]:  # noqa: ARG002
+        """Of some masks what `runs` will need: copies, so that the rest of KxLxL logits can go."""
+        return [logits[i].clone(memory_format=torch.contiguous_format) for i in chosen]
 
-        cells: KxLxL float32 logits, whole; boxes: Kx4, what `measure` said of them at this threshold, for outside of
-        its box a mask is not looked at; window: the crop that all of them belong to. The boundaries of all runs come
-        to the host in one copy; before that the host waits for the device once a 64 MiB of pixels, for their number.
+    def runs(
+        self,
+        cells: Sequence[Tensor],
+        regions: Sequence[Region],
+        threshold: float,
+        window: CropWindow,
+        height: int,
+        width: int,
+    ) -> list[RLEMask]:
+        """Masks of one crop -> their runs in the image of height x width.
+
+        cells: what `keep` kept; regions: outside of these no pixel exceeds the threshold; window: the crop. All run
+        boundaries come to the host in one copy; before that it waits for their number, once a `_BUFFER_BYTES`.
         """
-        if not len(boxes):
-            return []
-        cells = cells.contiguous()
         image = height * width + 1  # positions in an image, the end of the last run included
+        boxes = np.array([(r.x0, r.y0, r.x1, r.y1) for r in regions], np.int64).reshape(-1, 4)
         pieces = _pieces(boxes, _BUFFER_BYTES)
-        mask, x, _, y, rows = pieces.T
-        base = mask * image + (window.x0 + x) * height + window.y0 + y
-        sizes = pieces[:, 2] * (rows + 2)
+        mask, x, columns, y, rows = pieces.T
+        sizes = columns * (rows + 2)
         chunks = list(_chunks(sizes, _BUFFER_BYTES))
-        offsets = np.concatenate([np.cumsum(sizes[chunk]) - sizes[chunk] for chunk in chunks])
-        table = torch.from_numpy(np.column_stack([pieces, offsets, base])).to(self._device, non_blocking=True)
-        found = [self._boundaries(cells, table, chunk, int(sizes[chunk].sum()), threshold, height) for chunk in chunks]
-        positions = torch.cat(found).cpu().numpy()
+        offsets = np.concatenate([_EMPTY, *(np.cumsum(sizes[chunk]) - sizes[chunk] for chunk in chunks)])
+        addresses = np.array([grid.data_ptr() for grid in cells], np.int64)
+        base = mask * image + (window.x0 + x) * height + window.y0 + y
+        table = torch.from_numpy(np.column_stack([addresses[mask], x, columns, y, rows, offsets, base]))
+        table = table.to(self._device, non_blocking=True)
+        found = [self._boundaries(table, chunk, int(sizes[chunk].sum()), threshold, height) for chunk in chunks]
+        positions = torch.cat(found).cpu().numpy() if found else _EMPTY
         first = np.arange(len(boxes)) * image
-        of_masks = np.split(positions, np.searchsorted(positions, first[1:]))
+        of_masks = np.split(positions, np.searchsorted(positions, first[1:])) if len(boxes) else []
         return [
             rle.from_boundaries(of_mask - start, height, width)
             for of_mask, start in zip(of_masks, first.tolist(), strict=True)
@@ -124,9 +135,7 @@ class GpuUpsampler:
     def _regions_with_cells(self, boxes: np.ndarray) -> list[Region]:
         x0, y0, x1, y1 = boxes.T
         cells_y, cells_x = self._rows.slices(y0, y1), self._columns.slices(x0, x1)
-        return [
-            Region(*box, rows, columns) for box, rows, columns in zip(boxes.tolist(), cells_y, cells_x, strict=True)
-        ]
+        return list(map(Region, *boxes.T.tolist(), cells_y, cells_x))
 
     def _survey(self, logits: Tensor, regions: Tensor, threshold: float, offset: float) -> Tensor:
         """Kx7 int64: pixels above high, low and threshold, and the box of the last."""
@@ -146,14 +155,12 @@ class GpuUpsampler:
                 )
         return torch.cat([facts[..., :3].sum(1), facts[..., 3:5].amin(1), facts[..., 5:].amax(1)], 1)
 
-    def _boundaries(
-        self, cells: Tensor, pieces: Tensor, chunk: slice, size: int, threshold: float, height: int
-    ) -> Tensor:
+    def _boundaries(self, pieces: Tensor, chunk: slice, size: int, threshold: float, height: int) -> Tensor:
         """Starts and ends of the runs of a chunk of the pieces, as positions in all masks' images one after another."""
         flat = torch.empty(size, dtype=torch.uint8, device=self._device)
-        with torch.cuda.device_of(cells):
+        with torch.cuda.device_of(flat):
             self._kernels.write_columns[(chunk.stop - chunk.start, self._kernels.PARTS)](
-                cells, pieces, chunk.start, *self._sides(), threshold, flat, **self._constants()
+                pieces, chunk.start, *self._sides(), threshold, flat, **self._constants()
             )
         changes = (flat[1:] ^ flat[:-1]).nonzero()[:, 0]
         _, _, _, _, rows, offsets, base = pieces[chunk].T.contiguous()
@@ -179,11 +186,14 @@ class GpuUpsampler:
 
 
 def _pieces(boxes: np.ndarray, limit: int) -> np.ndarray:
-    """Boxes Kx4 -> Px5 int64: mask, first column, columns, first row, rows; boxes above `limit` bytes are cut up."""
-    x0, y0, x1, y1 = boxes.astype(np.int64).T
-    columns, rows = x1 + 1 - x0, y1 + 1 - y0
+    """Boxes Kx4 int64, right and bottom exclusive -> Px5: mask, first column, columns, first row, rows.
+
+    Boxes above `limit` bytes are cut up, empty ones left out.
+    """
+    x0, y0, x1, y1 = boxes.T
+    columns, rows = x1 - x0, y1 - y0
     widest = np.maximum(1, limit // (rows + 2))
-    count = -(-columns // widest)
+    count = np.where(rows > 0, -(-columns // widest), 0)
     mask = np.repeat(np.arange(len(boxes)), count)
     done = (np.arange(len(mask)) - (np.cumsum(count) - count)[mask]) * widest[mask]
     return np.column_stack(

@@ -24,6 +24,10 @@ class MaskCounts:
     rejected_area: int = 0
     rejected_nms: int = 0
 
+    def add(self, other: MaskCounts) -> None:
+        for name, count in other.as_dict().items():
+            setattr(self, name, getattr(self, name) + count)
+
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
 

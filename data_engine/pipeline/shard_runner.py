@@ -32,8 +32,9 @@ from data_engine.images.decode import peek_size
 from data_engine.images.fingerprint import sha256
 from data_engine.images.shard import EncodedImage, ShardDamaged
 from data_engine.images.sources import check_unchanged, read_shard
-from data_engine.masks.generator import Interrupted, MaskGenerator, NonFiniteOutput
+from data_engine.masks.generator import Interrupted, MaskGenerator
 from data_engine.masks.image_masks import ImageMasks
+from data_engine.masks.prompting import NonFiniteOutput
 from data_engine.pipeline.commit import delete, new_owner, put, put_if_absent
 from data_engine.pipeline.events import (
     BatchShrunk,

@@ -70,6 +70,11 @@ class Segmenter(Protocol):
         ...
 
     @property
+    def prompt_threads(self) -> int:
+        """How many threads may ask for prompts side by side, and best do so on this device."""
+        ...
+
+    @property
     def views_per_batch(self) -> int:
         """How many views are encoded together best on this device."""
         ...
@@ -134,6 +139,10 @@ class SamSegmenter:
         bytes_per_prompt = self._positions.numel() * 4
         budget = 2**25 if self.device.type == "cpu" else 2**31
         return max(1, budget // bytes_per_prompt)
+
+    @property
+    def prompt_threads(self) -> int:
+        return torch.get_num_threads() if self.device.type == "cpu" else 1
 
     @property
     def views_per_batch(self) -> int:

@@ -10,15 +10,10 @@ from parity.planted import PlantedSegmenter, picture
 from torch import Tensor
 
 from data_engine.errors import DataEngineError, UsageError
-from data_engine.masks.generator import (
-    EDGE_TOLERANCE,
-    Interrupted,
-    MaskGenerator,
-    NonFiniteOutput,
-    near_inner_edge,
-)
+from data_engine.masks.generator import Interrupted, MaskGenerator
 from data_engine.masks.grid import CropWindow
 from data_engine.masks.image_masks import ImageMasks
+from data_engine.masks.prompting import EDGE_TOLERANCE, NonFiniteOutput, near_inner_edge
 from data_engine.sam.segmenter import Decoded, Embeddings, View
 
 SETTINGS: dict[str, Any] = {

@@ -52,7 +52,7 @@ class PlantedSegmenter:
     mask_threshold = 0.0
     device = torch.device("cpu")
     prompts_per_chunk = 48
-    views_per_batch = 1
+    views_per_batch = prompt_threads = 1
 
     def __init__(self, **plant: float) -> None:
         self.plant = plant
