@@ -21,16 +21,17 @@ from data_engine.pipeline.scheduler import Policy
 
 
 def compare(world: World) -> list[dict[str, Any]]:
-    """The same world under other policies, and where the plan does not know how long its shards are."""
+    """The same world under other policies, where the plan does not know how long shards are, and without its store."""
     cases: list[dict[str, Any]] = [
         *({"max_in_flight": held, "speculate": factor} for held in (1, 2, 3) for factor in (None, 2.0)),
         {"max_in_flight": 2, "speculate": 2.0, "known_sizes": False},
+        {"max_in_flight": 2, "speculate": 2.0, "store_away": (1800.0, 3600.0)},
     ]
     results = []
     for case in cases:
-        known_sizes = case.get("known_sizes", True)
         policy = Policy(max_in_flight=case["max_in_flight"], speculate=case["speculate"])
-        results.append(Simulation(replace(world, known_sizes=known_sizes), policy).run())
+        differs = {key: value for key, value in case.items() if key in ("known_sizes", "store_away")}
+        results.append(Simulation(replace(world, **differs), policy).run())
         print(json.dumps(case | {key: results[-1][key] for key in ("utilisation", "makespan_h", "tail", "counts")}))
     return results
 

@@ -44,6 +44,7 @@ class Run:
     ready: bool = False
     fetching: bool = False
     left: bool = False
+    dropped: bool = False  # with what was to be committed, because the store was away
     useful: float = 0.0  # of the open slice, at the worker's ordinary speed
     spent: float = 0.0
 
@@ -205,6 +206,8 @@ class Simulation:
     def fetched(self, actor: Actor, run: Run) -> None:
         if not actor.alive:
             return
+        if not run.left and self.waits_for_store(self.fetched, actor, run):
+            return
         actor.fetching = run.fetching = False
         if run.left:
             self.fetch_next(actor)
@@ -280,7 +283,9 @@ class Simulation:
 
     def commit(self, actor: Actor, run: Run, first: int, end: int, useful: float, spent: float) -> None:
         shard = run.shard
-        if not actor.alive or self.committed[shard] != first:  # died on the way, or another was faster
+        if actor.alive and not run.dropped and self.waits_for_store(self.commit, actor, run, first, end, useful, spent):
+            return
+        if not actor.alive or run.dropped or self.committed[shard] != first:  # died on the way, or another was faster
             self.redone += spent
             if actor.alive and not run.left:
                 self.leave(actor, run)
@@ -308,6 +313,29 @@ class Simulation:
         )
         events: tuple[Event, ...] = (SliceCommitted(record), ShardDone(run.id)) if final else (SliceCommitted(record),)
         self.say(actor, *events)
+
+    def waits_for_store(self, action: Callable[..., None], actor: Actor, run: Run, *arguments: Any) -> bool:
+        """While the store is away: does it once it is back or, if that is too late, drops all that the worker has."""
+        begins, ends = self.world.store_away
+        if not begins <= self.now < ends:
+            return False
+        if self.now + self.world.store_patience_s > ends:
+            self.after(ends - self.now, action, actor, run, *arguments)
+        else:
+            self.after(self.world.store_patience_s, self.drop_all, actor, run)
+            self.redone += arguments[-1] if arguments else 0.0
+        return True
+
+    def drop_all(self, actor: Actor, waited: Run) -> None:
+        if not actor.alive or waited.dropped:
+            return
+        self.counts["workers that waited for the store in vain"] += 1
+        actor.fetching = False
+        for run in dict.fromkeys((waited, *actor.runs)):
+            run.dropped = True
+            if not run.left:
+                self.leave(actor, run)
+                self.say(actor, ShardFailed(run.id, "", "the store is away", of_store=True))
 
     def leave(self, actor: Actor, run: Run) -> None:
         run.left = True

@@ -39,6 +39,8 @@ class World:
     read_failures: float = 0.001  # of all attempts
     unreadable: float = 2e-6  # shards that fail at every attempt
     poison: float = 5e-6  # shards that kill (three of five at an image, one hangs at it, one kills on opening)
+    store_away: tuple[float, float] = (0.0, 0.0)  # from, until
+    store_patience_s: float = 120.0  # of a worker
     tick_s: float = 1.0
     known_sizes: bool = True  # the plan knows how many images a shard has; else they come in any order
 

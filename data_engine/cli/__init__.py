@@ -3,8 +3,8 @@
 One file a command; each adds itself to the app.
 """
 
-from data_engine.cli import bench, config, dataset, doctor, export, generate, models
+from data_engine.cli import bench, config, dataset, doctor, evaluate, export, generate, models
 from data_engine.cli.app import app
 from data_engine.cli.entry import main
 
-__all__ = ["app", "bench", "config", "dataset", "doctor", "export", "generate", "main", "models"]
+__all__ = ["app", "bench", "config", "dataset", "doctor", "evaluate", "export", "generate", "main", "models"]

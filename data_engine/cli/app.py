@@ -18,7 +18,7 @@ class InOrder(TyperGroup):
     """Commands in the order in which people meet them."""
 
     def list_commands(self, _: Any) -> list[str]:
-        first = ["generate", "status", "audit", "export", "models", "config", "doctor", "bench"]
+        first = ["generate", "status", "audit", "export", "evaluate", "models", "config", "doctor", "bench"]
         return sorted(self.commands, key=lambda name: first.index(name) if name in first else len(first))
 
 

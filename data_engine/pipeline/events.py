@@ -46,6 +46,7 @@ class ShardFailed:
     uri: str
     message: str
     permanent: bool = False  # trying again would not help
+    of_store: bool = False  # nothing is wrong with the shard: its store does not answer or, if permanent, refuses
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,14 +21,18 @@ class Policy:
     image_timeout: float = 1800.0  # a worker that says nothing for so long is killed
     give_up_after: int = 5  # workers lost in a row, or shards failed, before anything is done; later four times as many
     speculate: float | None = 2.0  # a second runner, once the first would take so many times longer than a new one
+    store_pause: float = 10.0  # in which nothing is given out after the store has failed; doubled at every round
+    store_longest_pause: float = 120.0
+    store_patience: float = 3600.0  # a store that takes nothing for so long ends the job
 
 
 class Loss(Enum):
     """Why a worker is gone, and whose fault it is."""
 
     DIED = "died"  # charged to the image it held
-    OUT_OF_MEMORY = "out of memory"  # charged likewise
+    OUT_OF_MEMORY = "out of memory"  # charged likewise, where no neighbour on the node can have been the cause
     TIMED_OUT = "timed out"  # charged likewise
     PREEMPTED = "preempted"  # nobody's: its node went; charged if that happens to one shard again and again
     UNFIT = "unfit"  # the node's, if that is known, which should get no more workers
+    STORE_AWAY = "store away"  # nobody's: it could not load its model
     STOPPED = "stopped"  # asked to

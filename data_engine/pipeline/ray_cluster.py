@@ -7,30 +7,15 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, cast
 
 import ray
 import torch
-from ray.exceptions import (
-    ActorDiedError,
-    ActorUnavailableError,
-    GetTimeoutError,
-    NodeDiedError,
-    OutOfMemoryError,
-    OwnerDiedError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-    WorkerCrashedError,
-)
+from ray.exceptions import RayError
 
 from data_engine import __version__
 from data_engine.config import RaySettings
@@ -40,11 +25,12 @@ from data_engine.pipeline.events import Event, ShardFailed, SliceCommitted, Slic
 from data_engine.pipeline.job import Job
 from data_engine.pipeline.logs import logs_are_json
 from data_engine.pipeline.plan import Remaining, after, remaining
-from data_engine.pipeline.progress import ClusterState
+from data_engine.pipeline.progress import ClusterState, duration
+from data_engine.pipeline.ray_connection import connected
+from data_engine.pipeline.ray_losses import draining_nodes, loss_of, node_of
 from data_engine.pipeline.ray_metrics import DriverMetrics
 from data_engine.pipeline.ray_worker import Assignment, ClusterWorker, Unfit, WorkerFacts, WorkerJob
 from data_engine.pipeline.scheduler import Assign, Command, Dismiss, GiveUp, Leave, Loss, Policy, Scheduler, ShardTask
-from data_engine.storage import redact
 
 log = logging.getLogger(__name__)
 
@@ -52,46 +38,14 @@ _WAIT_S = 0.5
 _LOOK_EVERY_S = 1.0
 _NODES_EVERY_S = 5.0
 _STOP_GRACE_S = 150.0  # longer than workers wait for a store
-_KNOCK_S = 10.0
 _PAUSE_AFTER_NO_ANSWER_S = 5.0
 _REPORTS_A_SECOND = 2000  # that a driver takes with ease
 
 
 def run_on_cluster(job: Job, commits: list[CommitRecord]) -> None:
     """Does what is left of the job on a cluster. Raises ClusterError when no worker can do it."""
-    with _connected(job.config.run.ray.address):
+    with connected(job.config.run.ray.address):
         ClusterRun(job, commits).run()
-
-
-@contextmanager
-def _connected(address: str | None) -> Iterator[None]:
-    """Joins the cluster that is meant, or starts one on this machine; leaves it at the end unless we were in it."""
-    if ray.is_initialized():
-        yield
-        return
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
-    where = address or os.environ.get("RAY_ADDRESS")
-    if where is None:
-        options["include_dashboard"] = False  # of a cluster that is started here
-    try:
-        _knock(where)
-        ray.init(address=address, **options)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ClusterError(
-            f"the Ray cluster {where or 'on this machine'} cannot be used ({' '.join(str(error).split())[:300]}); "
-            "see `ray status`, or set run.ray.address"
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _knock(address: str | None) -> None:
-    """Fails soon where nobody listens: Ray itself tries for minutes. Raises OSError."""
-    host, separator, port = (address or "").removeprefix("ray://").rpartition(":")
-    if separator and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
 
 
 @dataclass(slots=True)
@@ -137,6 +91,7 @@ class ClusterRun:
         self._capacity = 0  # places for workers, now
         self._demand = 0  # the most there have been: what an autoscaler should bring back
         self._next_hire = -math.inf
+        self._store_away_since: float | None = None
         self._stop_asked: float | None = None
         self._given_up: str | None = None
 
@@ -151,6 +106,7 @@ class ClusterRun:
                 "run.ray.cpus_per_worker, or run.ray.workers so that an autoscaler sees the demand"
             )
         job.progress.note(f"on Ray, {self._wanted()} workers of {resources} each")
+        self._mention_cpus()
         try:
             while not scheduler.finished and not self._out_of_patience():
                 self._hire()
@@ -163,7 +119,18 @@ class ClusterRun:
         for shard, message in scheduler.failed.items():
             job.shard_failed(ShardFailed(shard, self._shards[shard].shard.uri, message))
         if self._given_up is not None:
-            raise ClusterError(f"{self._given_up}. What is committed is safe; the same command goes on")
+            remedy = "" if "the same command" in self._given_up else "; the same command goes on"
+            raise ClusterError(f"{self._given_up}. What is committed is safe{remedy}")
+
+    def _mention_cpus(self) -> None:
+        """GPU nodes may be on their way, and would be left idle."""
+        if self._gpus or self._job.config.run.device != "auto" or self._settings.gpus_per_worker is not None:
+            return
+        also = "" if self._settings.workers else " and run.ray.workers"
+        self._job.progress.note(
+            "warning: no node of the cluster has a GPU: workers will use CPUs; "
+            f"set run.ray.gpus_per_worker=1{also} to wait for GPU nodes"
+        )
 
     # ---- workers ----------------------------------------------------------------------------------------------------
 
@@ -171,7 +138,8 @@ class ClusterRun:
         return min(self._settings.workers or self._demand, self._scheduler.unfinished)
 
     def _hire(self) -> None:
-        if self._stop_asked is not None or time.monotonic() < self._next_hire:
+        now = time.monotonic()
+        if self._stop_asked is not None or now < self._next_hire or self._scheduler.store.pauses(now):
             return
         for _ in range(self._wanted() - len(self._hired)):
             name = f"w{next(self._numbers)}"
@@ -235,46 +203,30 @@ class ClusterRun:
         except StopIteration:
             self._lost(name, Loss.PREEMPTED if hired.stopping else Loss.STOPPED, "it was asked to stop")
         except (RayError, ModelFailure, Unfit) as error:
-            self._lost(name, *self._blame(error, hired))
+            hired.node = hired.node or node_of(hired.actor)
+            working = hired.stream is not None
+            self._lost(name, *loss_of(error, working, lambda: self._node_lives(hired.node)))
 
     def _events(self, events: list[Event]) -> None:
         for event in events:
             if isinstance(event, SliceCommitted):
                 self._todo[event.record.shard] = after(event.record)
             if isinstance(event, ShardFailed):
-                self._job.progress.note(f"shard {event.shard}: {event.message}")
+                if not event.of_store:  # that is said once, and not of every shard
+                    self._job.progress.note(f"shard {event.shard}: {event.message}")
             elif not isinstance(event, SliceLost):  # to a second runner of ours, as a rule
                 self._job.event(event)
 
     def _lost(self, name: str, loss: Loss, reason: str) -> None:
         hired = self._hired.pop(name)
         ray.kill(hired.actor)
-        if hired.node is None:  # it has never answered: a node without the package, for one
+        unanswered = hired.prepared is None
+        if unanswered and (hired.node is None or loss is not Loss.UNFIT):  # the next may come to the same node
             self._next_hire = time.monotonic() + _PAUSE_AFTER_NO_ANSWER_S
         if loss is not Loss.STOPPED:
             log.warning("worker %s on node %s is lost: %s (%s)", name, hired.node, loss.value, reason)
             self._job.progress.note(f"worker {name}: {loss.value}: {reason}")
         self._obey(self._scheduler.worker_lost(name, loss, reason, time.monotonic(), hired.node))
-
-    def _blame(self, error: Exception, hired: _Hired) -> tuple[Loss, str]:
-        text = redact(" ".join(str(error).split()))
-        if isinstance(error, RayTaskError):  # raised by our own code in the worker
-            cause = error.cause if error.cause is not None else error
-            reason = redact(" ".join(str(cause).split()))[:500]
-            if isinstance(error, (ModelFailure, Unfit)) or hired.stream is None:
-                return Loss.UNFIT, reason if isinstance(cause, Unfit) else f"{type(cause).__name__}: {reason}"
-            return Loss.DIED, f"{type(cause).__name__}: {reason}"
-        if isinstance(error, OutOfMemoryError) or "OutOfMemory" in text or "out of memory" in text.lower():
-            return Loss.OUT_OF_MEMORY, "the node ran out of memory and the worker was killed"
-        if isinstance(error, (NodeDiedError, OwnerDiedError)) or not self._node_lives(hired.node):
-            return Loss.PREEMPTED, "its node is gone"
-        if isinstance(error, ActorUnavailableError):  # so speaks the network; a process that dies is ActorDiedError
-            return Loss.PREEMPTED, "its node cannot be reached"
-        if isinstance(error, ActorDiedError) and getattr(error, "preempted", False):
-            return Loss.PREEMPTED, "its node was taken away"
-        if isinstance(error, (RayActorError, WorkerCrashedError)):
-            return Loss.DIED, _last_words(text)
-        return Loss.DIED, text[:300]
 
     def _node_lives(self, node: str | None) -> bool:
         return node is None or any(each["NodeID"] == node and each["Alive"] for each in ray.nodes())
@@ -311,12 +263,22 @@ class ClusterRun:
             return
         self._looked = now
         self._obey(self._scheduler.tick(now))
+        self._mention_the_store(now)
         for name, hired in tuple(self._hired.items()):
             if hired.state == "starting" and now - hired.since > self._settings.start_timeout:
                 self._lost(name, Loss.UNFIT, f"the model was not loaded within {self._settings.start_timeout:.0f} s")
         if now - self._saw_nodes >= _NODES_EVERY_S:
             self._see_nodes()
         self._show()
+
+    def _mention_the_store(self, now: float) -> None:
+        store = self._scheduler.store
+        if store.away and self._store_away_since is None:
+            self._store_away_since = now
+            self._job.progress.note(f"waiting for the store, at no shard's expense: {store.message}")
+        elif self._store_away_since is not None and not store.away:
+            self._job.progress.note(f"the store answers again, after {duration(now - self._store_away_since)}")
+            self._store_away_since = None
 
     def _see_nodes(self) -> None:
         """Counts the places for workers, notices nodes that are about to go, and that none is left."""
@@ -325,7 +287,7 @@ class ClusterRun:
         fit = [node for node in nodes if node["NodeID"] not in self._scheduler.excluded]
         self._capacity = sum(self._places(node["Resources"]) for node in fit)
         self._demand = max(self._demand, self._capacity)
-        draining = _draining_nodes()
+        draining = draining_nodes()
         for name, hired in self._hired.items():
             if hired.node in draining and not hired.stopping:
                 hired.stopping = True
@@ -407,21 +369,3 @@ def _resources_of_a_worker(job: Job) -> tuple[float, float]:
         has = job.config.run.device == "auto" and any(node["Resources"].get("GPU") for node in ray.nodes())
         gpus = 1.0 if wants or has else 0.0
     return gpus, settings.cpus_per_worker or (float(job.config.run.decode_threads) if gpus else 1.0)
-
-
-def _draining_nodes() -> set[str]:
-    """Nodes that the cloud or an operator is about to take away. Ray has no public call for it yet."""
-    try:
-        from ray._private.state import state
-
-        return set(state.get_draining_nodes())
-    except (ImportError, AttributeError, GetTimeoutError):
-        return set()
-
-
-def _last_words(text: str) -> str:
-    """Of Ray's long message, how the process ended."""
-    for marker in ("Worker exit detail:", "death cause:", "The actor is dead because"):
-        if marker in text:
-            return text.split(marker, 1)[1].strip()[:300]
-    return text[:300]

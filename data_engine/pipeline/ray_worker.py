@@ -6,6 +6,7 @@ beside it. Image bytes come from the store straight to here; what goes back are 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -22,7 +23,8 @@ from data_engine import __version__
 from data_engine.config import JobConfig, resolve
 from data_engine.dataset.commits import CommitRecord, commit_file
 from data_engine.dataset.reader import MaskDataset
-from data_engine.errors import DataEngineError, DeviceLost, ModelFailure
+from data_engine.errors import DataEngineError, DeviceLost, ModelFailure, StorageError
+from data_engine.images.shard import Shard
 from data_engine.masks.generator import MaskGenerator
 from data_engine.pipeline.events import (
     Event,
@@ -37,12 +39,14 @@ from data_engine.pipeline.logs import configure_logging, log_fields
 from data_engine.pipeline.plan import JobPlan, PlannedShard, Remaining, after
 from data_engine.pipeline.ray_metrics import WorkerMetrics
 from data_engine.pipeline.shard_runner import ShardRunner, ShardWork
+from data_engine.retry import passes
 from data_engine.sam.segmenter import load_segmenter
 from data_engine.storage import join, read_bytes
 
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.1
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +219,7 @@ class ClusterWorker:
             except DataEngineError as error:  # the store, most likely: the driver decides what becomes of the shards
                 log.warning("the run broke off: %s", error)
                 for held in self._drop_everything():
-                    shard = held.assignment.planned.shard
-                    yield ShardFailed(shard.id, shard.uri, str(error))
+                    yield not_recorded(held.assignment.planned.shard, error)
 
     def _work(self) -> Iterator[ShardWork | ShardDone | ShardFailed]:
         """What the runner's reader takes next; asks the store where each shard stands, as others may have gone on."""
@@ -232,7 +235,7 @@ class ClusterWorker:
             try:
                 work = self._begin(assignment)
             except (DataEngineError, FileNotFoundError) as error:  # of this shard's records, and nobody else's
-                yield ShardFailed(shard, assignment.planned.shard.uri, str(error))
+                yield not_recorded(assignment.planned.shard, error)
                 continue
             if work is None:
                 yield ShardDone(shard)
@@ -273,6 +276,15 @@ class ClusterWorker:
             while not self._queue.empty():
                 self._queue.get_nowait()
         return dropped
+
+
+def not_recorded(shard: Shard, error: Exception) -> ShardFailed:
+    """A shard whose records could not be read or written. Whose fault that is: the store's, unless a record is bad."""
+    if not isinstance(error, StorageError):
+        return ShardFailed(shard.id, shard.uri, str(error))
+    cause = error.__cause__
+    full = isinstance(cause, OSError) and cause.errno in _FULL
+    return ShardFailed(shard.id, shard.uri, str(error), permanent=full or not passes(cause), of_store=True)
 
 
 def where_it_stands(root: str, shard: str, known: Remaining) -> tuple[Remaining | None, list[CommitRecord]]:

@@ -8,11 +8,12 @@ runner. docs/scheduling.md tells the story.
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from functools import partial
 
-from data_engine.pipeline.circuit_breaker import CircuitBreaker, Nodes
+from data_engine.pipeline.allotment import Allotment
+from data_engine.pipeline.blame import Blame
+from data_engine.pipeline.circuit_breaker import CircuitBreaker
 from data_engine.pipeline.commands import Assign, Command, Dismiss, GiveUp, Leave
 from data_engine.pipeline.events import (
     Event,
@@ -23,13 +24,13 @@ from data_engine.pipeline.events import (
     SliceCommitted,
     SliceLost,
 )
+from data_engine.pipeline.nodes import Nodes
 from data_engine.pipeline.policy import Loss, Policy
-from data_engine.pipeline.shard_queue import Death, Shard, ShardQueue, ShardTask
+from data_engine.pipeline.shard_queue import Shard, ShardQueue, ShardTask
+from data_engine.pipeline.store_outage import StoreOutage
 from data_engine.pipeline.worker_pace import Pace, Worker
 
 __all__ = ["Assign", "Command", "Dismiss", "GiveUp", "Leave", "Loss", "Policy", "Scheduler", "ShardTask"]
-
-_CHARGED = (Loss.DIED, Loss.OUT_OF_MEMORY, Loss.TIMED_OUT)
 
 
 class Scheduler:
@@ -44,7 +45,6 @@ class Scheduler:
         self._shards: dict[str, Shard] = {}  # given out at least once, neither done nor failed
         self._workers: dict[str, Worker] = {}
         self._idle: dict[str, None] = {}  # hold nothing, in the order in which they came to that
-        self._clearing: set[str] = set()  # get nothing new, to be free for a shard that needs a worker of its own
         self._dismissed: set[str] = set()
         self._pace = Pace()
         self._random = random.Random(seed)
@@ -57,6 +57,9 @@ class Scheduler:
         self.done = 0
         self.failed: dict[str, str] = {}
         self._nodes = Nodes(policy.node_deaths)
+        self._blame = Blame(policy, self._nodes)
+        self._allotment = Allotment(self._queue, self._nodes, self._workers, policy.max_in_flight)
+        self.store = StoreOutage(policy)
         self.excluded = self._nodes.excluded  # node -> why it should get no more workers
         self.retries: Counter[str] = Counter()  # shards given out again, by cause
 
@@ -106,7 +109,7 @@ class Scheduler:
         worker.draining = True
         self._nodes.left(worker.node)
         self._idle.pop(name, None)
-        self._clearing.discard(name)
+        self._allotment.gone(name)
         waiting = worker.prefetched()
         for shard in waiting:
             self._take_back(name, worker, shard)
@@ -124,16 +127,23 @@ class Scheduler:
             return []
         worker = self._workers.pop(name, None)
         self._idle.pop(name, None)
-        self._clearing.discard(name)
+        self._allotment.gone(name)
         if worker and not worker.draining:
             self._nodes.left(worker.node)
+        commands: list[Command] = []
+        if loss is Loss.UNFIT and self.store.away:  # no judgement on a node that could not fetch its model
+            loss = Loss.STORE_AWAY
+            commands += self._give_up(self.store.failed(reason, now, lasting=False))
         known_unfit = False
         if node := worker.node if worker else node:
             known_unfit = loss is Loss.UNFIT and node in self.excluded
-            self._node_lost(name, worker, node, loss, reason)
-        commands = self._free_shards(name, worker, loss, reason) if worker and worker.shards else []
-        if loss not in (Loss.PREEMPTED, Loss.STOPPED) and not known_unfit:
+            self._blame.node(name, worker, node, loss, reason, self._shards.values())
+        if worker and worker.shards:
+            commands += self._free_shards(name, worker, loss, reason)
+        if loss not in (Loss.PREEMPTED, Loss.STOPPED, Loss.STORE_AWAY) and not known_unfit:
             commands += self._give_up(self._breaker.worker_lost(reason, others=len(self._workers)))
+        if loss is Loss.OUT_OF_MEMORY:  # its neighbours may be gone as well: `tick` gives out what it had
+            return commands
         return commands + self._feed_idle(now)
 
     def report(self, name: str, events: Iterable[Event], now: float) -> list[Command]:
@@ -168,7 +178,7 @@ class Scheduler:
             self._silence_checked = now
             commands += self._dismiss_silent(now)
         commands += self._feed_idle(now)
-        if self._idle and self._queue.only_suspects:  # and those wait for workers on other nodes
+        if self._idle and self._queue.only_suspects and not self.store.pauses(now):  # they wait for other nodes
             commands += self._help(now)
         return commands
 
@@ -193,8 +203,10 @@ class Scheduler:
         self._breaker.image_done()
 
     def _committed(self, worker: Worker, shard_id: str, images: int) -> None:
+        self.store.answered()
         if worker.shards and worker.shards[0].id == shard_id:
             worker.ahead = max(0, worker.ahead - images)
+            worker.has_node = False
         shard = self._shards.get(shard_id)
         if shard is not None:
             shard.progressed()
@@ -223,6 +235,7 @@ class Scheduler:
 
     def _shard_left(self, name: str, worker: Worker, shard_id: str, now: float) -> list[Command]:
         """Somebody else committed a slice first, and this worker leaves the rest to them."""
+        self.store.answered()
         shard = self._held(worker, shard_id)
         if shard is None:
             return []
@@ -244,13 +257,20 @@ class Scheduler:
         if shard is None:
             return []
         self._release(name, worker, shard, now)
-        shard.failures += 1
         commands: list[Command] = []
+        excused = False
+        if event.of_store:
+            commands += self._give_up(self.store.failed(event.message, now, lasting=event.permanent))
+            excused = self.store.excuses(shard)
+        shard.failures += not excused
         if not shard.workers:
-            if event.permanent or shard.failures > self._policy.shard_retries:
+            shard.avoid = name
+            if excused:
+                self.retries[Loss.STORE_AWAY.value] += 1
+                self._queue.put(shard)
+            elif shard.failures > self._policy.shard_retries or (event.permanent and not event.of_store):
                 commands += self._set_aside(shard, event.message)
             else:
-                shard.avoid = name
                 self.retries["shard failed"] += 1
                 self._queue.put_later(shard, now + self._policy.retry_pause * 2 ** (shard.failures - 1))
         return commands + self._feed(name, now)
@@ -268,43 +288,15 @@ class Scheduler:
             self._dismissed.add(name)
         return commands
 
-    def _node_lost(self, name: str, worker: Worker | None, node: str, loss: Loss, reason: str) -> None:
-        """What the loss of a worker says of its node."""
-        if loss is Loss.UNFIT:
-            self.excluded[node] = reason
-        elif loss not in _CHARGED:
-            self._nodes.went(node)
-        elif worker is None or not worker.proven:  # many that worked and die at once may have the network in common
-            at = f"shard {worker.shards[0].id}" if worker and worker.shards else f"worker {name}"
-            if self._nodes.died(node, at):
-                for shard in self._shards.values():
-                    shard.forgive(node)
-
     def _free_shards(self, name: str, worker: Worker, loss: Loss, reason: str) -> list[Command]:
-        """Of a lost worker. Who killed it is not known, only what it held: all of that runs alone from now on."""
-        commands: list[Command] = []
+        """Of a lost worker."""
         first = worker.shards[0]
-        charged = loss in _CHARGED
-        if loss is Loss.PREEMPTED and not worker.draining:  # an image may bring down whole nodes
-            first.preemptions += 1
-            charged = first.preemptions >= self._policy.shard_preemptions
         for shard in worker.shards:
             shard.workers.remove(name)
             shard.raced = True
-            if charged:
-                shard.careful = True
-                shard.nodes.add(worker.node)
-        if charged and worker.node not in self._nodes.deadly:
-            how = f"{loss.value} ({reason})"
-            death = Death(worker.node, worker.alone)
-            nodes = 2 if self._nodes.several else 1
-            first.blame(worker.image, death, how, self._policy.image_deaths, nodes)
-            if first.deaths >= self._policy.shard_deaths and not first.workers:
-                commands += self._set_aside(first, f"it killed its worker {first.deaths} times, last: {how}")
-        elif loss is Loss.UNFIT:  # unless it is the shard, which would have one node after the other excluded
-            first.failures += 1
-            if first.failures > self._policy.shard_retries and not first.workers:
-                commands += self._set_aside(first, reason)
+        hopeless = self._blame.shards(worker, loss, reason)
+        worker.has_node = False
+        commands = self._set_aside(first, hopeless) if hopeless is not None and not first.workers else []
         for shard in worker.shards:
             if shard.id in self._shards and not shard.workers:
                 self._queue.put(shard)
@@ -329,7 +321,7 @@ class Scheduler:
 
     def _feed_idle(self, now: float) -> list[Command]:
         commands: list[Command] = []
-        if self._queue:
+        if self._queue and not self.store.pauses(now):
             for name in tuple(self._idle):
                 commands += self._feed(name, now)
                 if not self._queue:
@@ -342,39 +334,24 @@ class Scheduler:
         if worker.draining or self._stopping:
             return []
         commands: list[Command] = []
-        suits = partial(self._suits, worker.node)
-        while len(worker.shards) < self._policy.max_in_flight and not worker.alone and not self._clears(name, worker):
-            shard = self._queue.take(name, not worker.shards, len(self._workers) > 1, suits)
-            if shard is None:
-                break
+        while not self.store.pauses(now) and (shard := self._allotment.next_for(name)) is not None:
             commands.append(self._assign(name, worker, shard, now))
         if not worker.shards:
             self._idle.setdefault(name)
         return commands
 
-    def _clears(self, name: str, worker: Worker) -> bool:
-        """A suspect waits for a worker that holds nothing: this one takes nothing more until then."""
-        if not worker.shards or not self._queue.has_suspect(partial(self._suits, worker.node)):
-            self._clearing.discard(name)
-        elif len(self._clearing) < self._queue.suspects:
-            self._clearing.add(name)
-        elif len(self._clearing) > self._queue.suspects:
-            self._clearing.discard(name)
-        return name in self._clearing
-
-    def _suits(self, node: str, shard: Shard) -> bool:
-        """A suspect is tried where it has not killed yet, while there is such a node: that may be what kills."""
-        return node not in shard.nodes or not self._nodes.other_than(shard.nodes)
-
     def _assign(self, name: str, worker: Worker, shard: Shard, now: float) -> Assign:
         self._idle.pop(name, None)
         if not worker.shards:
             worker.since, worker.heard, worker.image, worker.images, worker.ahead = now, now, None, 0, 0
-        worker.alone = shard.careful
+        self._allotment.given(worker, shard)
         worker.shards.append(shard)
         shard.workers.append(name)
         self._shards[shard.id] = shard
         return Assign(name, shard.id, shard.careful, tuple(shard.quarantined.items()))
+
+    def _assign_to(self, name: str, shard: Shard, now: float) -> Assign:
+        return self._assign(name, self._workers[name], shard, now)
 
     def _held(self, worker: Worker, shard_id: str) -> Shard | None:
         return next((shard for shard in worker.shards if shard.id == shard_id), None)
@@ -394,32 +371,17 @@ class Scheduler:
     def _help(self, now: float) -> list[Command]:
         """For workers with nothing to do: shards that others hold and have not begun, then stragglers a second time."""
         commands: list[Command] = []
-        for holder, worker, shard in self._prefetched(now):
-            if not self._idle:
+        helpers = deque(name for name in self._idle if not self._allotment.gives_way(self._workers[name]))
+        for holder, shard in self._pace.not_begun(self._workers, now):
+            if not helpers:
                 return commands
-            self._take_back(holder, worker, shard)
-            commands += [Leave(holder, shard.id), self._assign_idle(shard, now)]
-        if self._policy.speculate is None or not self._idle:
+            self._take_back(holder, self._workers[holder], shard)
+            commands += [Leave(holder, shard.id), self._assign_to(helpers.popleft(), shard, now)]
+        if self._policy.speculate is None or not helpers:
             return commands
         slow = self._pace.stragglers(self._workers.values(), now, self._policy.speculate)
-        for _, shard in sorted(slow, key=lambda entry: -entry[0])[: len(self._idle)]:
+        for _, shard in sorted(slow, key=lambda entry: -entry[0])[: len(helpers)]:
             self.retries["straggler"] += 1
             shard.raced = True
-            commands.append(self._assign_idle(shard, now))
+            commands.append(self._assign_to(helpers.popleft(), shard, now))
         return commands
-
-    def _prefetched(self, now: float) -> list[tuple[str, Worker, Shard]]:
-        """(holder, its state, a shard it has not begun), those first that would wait longest."""
-        found = [
-            (self._pace.still_takes(worker, now), holder, worker, shard)
-            for holder, worker in self._workers.items()
-            if len(worker.shards) > 1
-            for shard in worker.prefetched()
-            if len(shard.workers) == 1
-        ]
-        found.sort(key=lambda entry: -entry[0])
-        return [entry[1:] for entry in found]
-
-    def _assign_idle(self, shard: Shard, now: float) -> Assign:
-        helper = next(iter(self._idle))
-        return self._assign(helper, self._workers[helper], shard, now)

@@ -8,6 +8,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+_CROWDED_DEATHS = 2
+
 
 @dataclass(frozen=True, slots=True)
 class ShardTask:
@@ -35,10 +37,12 @@ class Shard:
     failures: int = 0  # since its last commit
     preemptions: int = 0  # of workers that had it in the model, since its last commit
     died_on: Counter[str] = field(default_factory=Counter)  # node -> deaths, since a commit or a quarantined image
-    nodes: set[str] = field(default_factory=set)  # where a worker died that held it: left alone while there are others
+    nodes: Counter[str] = field(default_factory=Counter)  # node -> workers that died there and held it
     careful: bool = False
     avoid: str | None = None  # the worker on which it failed last
     raced: bool = False  # a worker of ours that had it may still commit a slice of it
+    excused: int | None = None  # the answers of its store when it last failed for it, if it has committed nothing since
+    crowded: int = 0  # workers that ran out of memory with it beside others on their node, since its last commit
     suspects: dict[str, list[Death]] = field(default_factory=dict)  # image -> deaths charged to it
     quarantined: dict[str, str] = field(default_factory=dict)
 
@@ -46,6 +50,11 @@ class Shard:
     def deaths(self) -> int:
         """Of workers that had it in the model, since its last commit or the last quarantined image."""
         return sum(self.died_on.values())
+
+    @property
+    def needs_node(self) -> bool:
+        """Twice was no chance: whether it is what fills the memory shows where no other worker works beside it."""
+        return self.crowded >= _CROWDED_DEATHS
 
     def blame(self, image: str | None, death: Death, how: str, image_deaths: int, image_nodes: int) -> None:
         """A worker died with this shard in the model and, perhaps, this image.
@@ -66,6 +75,7 @@ class Shard:
             del self.suspects[image]
             self.died_on.clear()
             self.nodes.clear()
+            self.crowded = 0
 
     def forgive(self, node: str) -> None:
         """What died there died of the node."""
@@ -75,7 +85,8 @@ class Shard:
 
     def progressed(self) -> None:
         """A slice was committed: what went wrong before was not for good."""
-        self.failures = self.preemptions = 0
+        self.failures = self.preemptions = self.crowded = 0
+        self.excused = None
         self.died_on.clear()
 
 

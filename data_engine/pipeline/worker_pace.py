@@ -5,7 +5,7 @@ Seconds throughout.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from data_engine.pipeline.shard_queue import Shard
@@ -20,6 +20,7 @@ class Worker:
     shards: list[Shard] = field(default_factory=list)  # the first is in the model
     masked: set[str] = field(default_factory=set)  # those that have left the model and wait for their last commit
     alone: bool = False  # it runs its one shard carefully
+    has_node: bool = False  # for that shard no other worker of its node works
     since: float = 0.0  # when the first one became the first
     images: int = 0  # done of the first one
     ahead: int = 0  # of these, not committed yet
@@ -71,6 +72,7 @@ class Pace:
         worker.shards.remove(shard)
         worker.masked.discard(shard.id)
         worker.alone = worker.alone and bool(worker.shards)
+        worker.has_node = worker.has_node and bool(worker.shards)
 
     def _time(self, worker: Worker, now: float) -> None:
         if worker.images:
@@ -93,6 +95,18 @@ class Pace:
     def images_left(self, shard: Shard) -> float:
         """That a new runner would have to do: all that is not committed."""
         return self.images_a_shard if shard.images is None else shard.images
+
+    def not_begun(self, workers: Mapping[str, Worker], now: float) -> list[tuple[str, Shard]]:
+        """(holder, a shard that it alone holds and has not begun), those first that would wait longest."""
+        found = [
+            (self.still_takes(worker, now), holder, shard)
+            for holder, worker in workers.items()
+            if len(worker.shards) > 1
+            for shard in worker.prefetched()
+            if len(shard.workers) == 1
+        ]
+        found.sort(key=lambda entry: -entry[0])
+        return [entry[1:] for entry in found]
 
     def stragglers(self, workers: Iterable[Worker], now: float, factor: float) -> Iterator[tuple[float, Shard]]:
         """(seconds it will still take, shard) where a new runner would be through `factor` times sooner."""

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 Value = TypeVar("Value")
+Layout = Literal["segment-anything", "transformers"]
 
+_HF_MATRIX = "shared_image_embedding.positional_embedding"
+_HF_ALIAS = "prompt_encoder.shared_embedding.positional_embedding"  # the same tensor, saved a second time
 # (segment-anything, Hugging Face): prefixes and parts of names, applied in order.
 _PARTS = [
     ("image_encoder.", "vision_encoder."),
@@ -20,7 +23,7 @@ _PARTS = [
     ("neck.1.", "neck.layer_norm1."),
     ("neck.2.", "neck.conv2."),
     ("neck.3.", "neck.layer_norm2."),
-    ("prompt_encoder.pe_layer.positional_encoding_gaussian_matrix", "shared_image_embedding.positional_embedding"),
+    ("prompt_encoder.pe_layer.positional_encoding_gaussian_matrix", _HF_MATRIX),
     ("mask_downscaling.0.", "mask_embed.conv1."),
     ("mask_downscaling.1.", "mask_embed.layer_norm1."),
     ("mask_downscaling.3.", "mask_embed.conv2."),
@@ -37,11 +40,15 @@ _PARTS = [
     (".norm4.", ".layer_norm4."),
 ]
 _MLP = re.compile(r"(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head)\.)(.+)\.(weight|bias)")
-_HF_ALIAS = "prompt_encoder.shared_embedding.positional_embedding"  # the same tensor, saved a second time
 
 
 def is_huggingface(state: Mapping[str, object]) -> bool:
     return any(key.startswith("vision_encoder.") for key in state)
+
+
+def names_of_the_shared_matrix(state: Mapping[str, object]) -> list[str]:
+    """The names under which a Hugging Face state dict has the positional matrix: one or both."""
+    return [name for name in (_HF_MATRIX, _HF_ALIAS) if name in state]
 
 
 def from_huggingface(state: Mapping[str, Value]) -> dict[str, Value]:
@@ -49,7 +56,7 @@ def from_huggingface(state: Mapping[str, Value]) -> dict[str, Value]:
     renamed = {}
     for key, value in state.items():
         if key == _HF_ALIAS:  # of the two names, a file may hold either or both
-            key = "shared_image_embedding.positional_embedding"
+            key = _HF_MATRIX
         if match := _MLP.fullmatch(key):
             prefix, layer, kind = match.groups()
             key = f"{prefix}layers.{_mlp_index(state, prefix, layer)}.{kind}"
@@ -73,7 +80,7 @@ def to_huggingface(state: Mapping[str, Value]) -> dict[str, Value]:
             for ours, theirs in _PARTS:
                 key = key.replace(ours, theirs)
         renamed[key] = value
-    renamed[_HF_ALIAS] = renamed["shared_image_embedding.positional_embedding"]
+    renamed[_HF_ALIAS] = renamed[_HF_MATRIX]
     return renamed
 
 

@@ -10,25 +10,24 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from data_engine.errors import CheckpointError, UsageError
-from data_engine.sam.checkpoint_layouts import from_huggingface, is_huggingface
+from data_engine.sam.checkpoint_layouts import Layout, from_huggingface, is_huggingface, names_of_the_shared_matrix
 from data_engine.sam.digests import sha256_of, sha256_of_cached
 from data_engine.sam.download import download
 from data_engine.sam.model import Sam, SamArchitecture, Uninitialised
 from data_engine.sam.remote_checkpoints import fetch_remote, is_url, locate
+from data_engine.sam.tensor_files import USABLE, read_state
 from data_engine.signed_urls import unsigned
 from data_engine.storage import local_path
 
 CACHE_VARIABLE = "DATA_ENGINE_CACHE"
 _RELEASE = "https://dl.fbaipublicfiles.com/segment_anything/"
-_USABLE = "use a known model, a checkpoint of segment-anything, or a SamModel saved by transformers"
 _CONSTANTS = ("pixel_mean", "pixel_std")  # some files carry them; they are the same for every SAM
 
 
@@ -41,8 +40,10 @@ class Checkpoint:
     licence: str
     sha256: str
     size: int
+    parameters: int = 0  # 0: not known
     url: str | None = None
     file: Path | None = None
+    architecture: SamArchitecture | None = None  # where it is known without the weights
 
 
 STARTER_FILE = Path(__file__).parent / "starter" / "starter.safetensors"
@@ -55,35 +56,42 @@ def registry() -> dict[str, Checkpoint]:
     known = [
         Checkpoint(
             "starter",
-            "small SAM that ships with the package: try things out, no quality promised",
+            "ships with the package, a toy",
             "Apache-2.0",
             starter.get("sha256", ""),
             starter.get("size", 0),
+            starter.get("parameters", 0),
             file=STARTER_FILE,
         ),
         Checkpoint(
             "sam_vit_b",
-            "SAM ViT-B, 91 M parameters (Meta, 2023)",
+            "SAM ViT-B (Meta, 2023)",
             "Apache-2.0",
             "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
             375042383,
+            93_735_472,
             url=_RELEASE + "sam_vit_b_01ec64.pth",
+            architecture=SamArchitecture.vit("b"),
         ),
         Checkpoint(
             "sam_vit_l",
-            "SAM ViT-L, 308 M parameters (Meta, 2023)",
+            "SAM ViT-L (Meta, 2023)",
             "Apache-2.0",
             "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
             1249524607,
+            312_342_832,
             url=_RELEASE + "sam_vit_l_0b3195.pth",
+            architecture=SamArchitecture.vit("l"),
         ),
         Checkpoint(
             "sam_vit_h",
-            "SAM ViT-H, 636 M parameters (Meta, 2023)",
+            "SAM ViT-H (Meta, 2023)",
             "Apache-2.0",
             "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
             2564550879,
+            641_090_608,
             url=_RELEASE + "sam_vit_h_4b8939.pth",
+            architecture=SamArchitecture.vit("h"),
         ),
     ]
     return {checkpoint.name: checkpoint for checkpoint in known}
@@ -91,13 +99,14 @@ def registry() -> dict[str, Checkpoint]:
 
 @dataclass(frozen=True, slots=True)
 class LoadedCheckpoint:
-    """Verified weights in segment-anything's layout, float32."""
+    """Verified weights under segment-anything's names."""
 
     name: str  # registry name, or the path or URL as given (without the signature of a signed link)
     path: Path
     sha256: str
     architecture: SamArchitecture
     state: dict[str, Tensor] = field(repr=False)
+    layout: Layout = "segment-anything"  # of the file
 
 
 def cache_dir() -> Path:
@@ -197,29 +206,29 @@ def _valid_sha256(text: str) -> str:
 
 
 def load_checkpoint(name_or_path: str | Path, expected_sha256: str | None = None) -> LoadedCheckpoint:
-    """Reads and checks a SAM checkpoint of either layout. Raises CheckpointError saying what the file really is."""
+    """A SAM checkpoint of either layout, checked, in float32. Raises CheckpointError saying what the file really is."""
+    stored = read_checkpoint(name_or_path, expected_sha256)
+    return replace(stored, state={key: tensor.float() for key, tensor in stored.state.items()})
+
+
+def read_checkpoint(name_or_path: str | Path, expected_sha256: str | None = None) -> LoadedCheckpoint:
+    """As `load_checkpoint`, with every tensor in the dtype it is stored in."""
     name, path, sha256 = resolve(name_or_path, expected_sha256)
     try:
-        return _load(name, path, sha256)
+        return _read(name, path, sha256)
     except CheckpointError as error:
         if is_url(name):  # the file in the cache says nothing to whoever gave the URL
             raise CheckpointError(f"{name}: {error}") from None
         raise
 
 
-def _load(name: str, path: Path, sha256: str) -> LoadedCheckpoint:
+def _read(name: str, path: Path, sha256: str) -> LoadedCheckpoint:
     state = read_state(path)
-    if is_huggingface(state):
+    layout: Layout = "transformers" if is_huggingface(state) else "segment-anything"
+    if layout == "transformers":
+        _insist_on_one_matrix(path, state)
         state = from_huggingface(state)
-    try:
-        architecture = SamArchitecture.of_state(state, decoder_heads=_decoder_heads(path))
-    except KeyError as error:
-        raise CheckpointError(
-            f"{path} is not a SAM checkpoint: it has no tensor {error.args[0]!r} "
-            f"(it has {len(state)} tensors, such as {next(iter(state), 'none')!r}); {_USABLE}"
-        ) from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not a SAM this project can run: {error}; {_USABLE}") from None
+    architecture = _architecture(path, state)
     with torch.device("meta"), Uninitialised():
         expected = Sam(architecture).state_dict()
     problems = [f"{key} is missing" for key in expected if key not in state]
@@ -231,50 +240,29 @@ def _load(name: str, path: Path, sha256: str) -> LoadedCheckpoint:
     ]
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise CheckpointError(f"{path} is not a plain SAM checkpoint: {'; '.join(problems[:3])}{more}; {_USABLE}")
-    return LoadedCheckpoint(name, path, sha256, architecture, {key: state[key].float() for key in expected})
+        raise CheckpointError(f"{path} is not a plain SAM checkpoint: {'; '.join(problems[:3])}{more}; {USABLE}")
+    return LoadedCheckpoint(name, path, sha256, architecture, {key: state[key] for key in expected}, layout)
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """A file of tensors by name, whatever its container. Raises CheckpointError."""
-    with path.open("rb") as file:
-        head = file.read(512)
-    if not head:
-        raise CheckpointError(f"{path} is empty: fetch it again")
-    if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path} is a git-LFS pointer, not the weights: run `git lfs pull` where it came from")
-    if head.lstrip()[:1] == b"<":
-        raise CheckpointError(
-            f"{path} is a web page, not the weights: the download was answered with HTML; fetch it again"
-        )
-    safe = head[8:9] == b"{"  # after eight bytes of length, safetensors go on with JSON
-    if not safe and not head.startswith((b"PK", b"\x80")):  # torch's zip format, and its older bare one
-        raise CheckpointError(f"{path} is neither a torch file nor safetensors, or it is damaged: {_USABLE}")
+def _architecture(path: Path, state: dict[str, Tensor]) -> SamArchitecture:
     try:
-        if safe:
-            with safe_open(path, framework="pt") as tensors:
-                return {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118 (not a dict)
-        with path.open("rb") as file:  # torch would judge a path by its suffix
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+        return SamArchitecture.of_state(state, decoder_heads=_decoder_heads(path))
+    except KeyError as error:
         raise CheckpointError(
-            f"{path} ({path.stat().st_size:,} bytes) cannot be read, it is probably cut off or damaged: "
-            f"fetch it again ({_first_line(error)})"
+            f"{path} is not a SAM checkpoint: it has no tensor {error.args[0]!r} "
+            f"(it has {len(state)} tensors, such as {next(iter(state), 'none')!r}); {USABLE}"
         ) from None
-    except Exception as error:  # the unpickler refuses what is not tensors, with several exception types
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not a SAM this project can run: {error}; {USABLE}") from None
+
+
+def _insist_on_one_matrix(path: Path, state: dict[str, Tensor]) -> None:
+    """A SamModel has its positional matrix under two names. If they differ, no SAM computes what was trained."""
+    names = names_of_the_shared_matrix(state)
+    if len(names) > 1 and not torch.equal(*(state[name] for name in names)):
         raise CheckpointError(
-            f"{path} is damaged or holds more than tensors, and was not opened ({_first_line(error)}): "
-            "a SAM checkpoint is a dict of tensors; never load one from a source you do not trust"
-        ) from None
-    for wrapper in ("model", "state_dict"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, dict):
-        raise CheckpointError(f"{path} holds a {type(loaded).__name__}, not a dict of tensors: {_USABLE}")
-    for key, value in loaded.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"{path} is not a dict of tensors: {key!r} is a {type(value).__name__}; {_USABLE}")
-    return {key.removeprefix("module."): value for key, value in loaded.items()}
+            f"{path} is not a plain SAM checkpoint: {' and '.join(names)} should be one tensor and differ; {USABLE}"
+        )
 
 
 def _sha256_of(path: Path, *, cached: bool = False) -> str:
@@ -293,9 +281,3 @@ def _decoder_heads(path: Path) -> int:
         return int(json.loads(config.read_text()).get("mask_decoder_config", {}).get("num_attention_heads", 8))
     except (ValueError, TypeError, AttributeError):
         raise CheckpointError(f"{config} is not the configuration of a SamModel: fetch it again") from None
-
-
-def _first_line(error: Exception) -> str:
-    lines = (line.strip() for line in str(error).splitlines())
-    # torch's own first line on a suspicious pickle is the advice to load it without weights_only.
-    return next((line for line in lines if line and "weights_only" not in line), type(error).__name__)[:200]

@@ -7,15 +7,16 @@ what is known of them.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 
 from data_engine.errors import CheckpointError
+from data_engine.sam.atomic_files import put_file
+from data_engine.sam.checkpoint_export import write_checkpoint
+from data_engine.sam.checkpoint_facts import count_parameters
+from data_engine.sam.model import SamArchitecture
 from data_engine.train.trainer import CHECKPOINT
 
 
@@ -25,19 +26,24 @@ def export(run: Path, destination: Path) -> Path:
     if not source.is_file():
         raise CheckpointError(f"{run} has no {CHECKPOINT}: train there first")
     state = torch.load(source, map_location="cpu", weights_only=True)
-    weights = save({name: tensor.half().contiguous() for name, tensor in sorted(state["average"].items())})
-    facts = {"sha256": hashlib.sha256(weights).hexdigest(), "size": len(weights), "trained": state["progress"]}
-    destination.parent.mkdir(parents=True, exist_ok=True)
+    weights = state["average"]
     path = destination.with_suffix(".safetensors")
-    _replace(path, weights)
-    _replace(destination.with_suffix(".json"), (json.dumps(facts, indent=1) + "\n").encode())
+    written = write_checkpoint(
+        SamArchitecture.of_state(weights), weights, path, "segment-anything", "float16", overwrite=True
+    )
+    facts = {
+        "sha256": written.sha256,
+        "size": written.size,
+        "parameters": sum(count_parameters(written.architecture).values()),
+        "trained": state["progress"],
+    }
+    text = json.dumps(facts, indent=1) + "\n"
+    put_file(destination.with_suffix(".json"), lambda file: _write(file, text), overwrite=True)
     return path
 
 
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)  # noqa: PTH105 - says what it does
+def _write(file: Path, text: str) -> None:
+    file.write_text(text)
 
 
 def main() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import signal
+import sys
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from pipeline.tiny_job import KEEP_ALL, config_for, picture, save_model
@@ -25,7 +28,58 @@ def poisoned(data: bytes, poison: bytes) -> bytes:
 
 
 def arm() -> None:
-    """In every worker process: decoding a poisoned image does what its comment says, and BAD_NODE is no good."""
+    """In every worker process: decoding a poisoned image does what its comment says. The environment says more:
+
+    BAD_NODE is unfit; on EMPTY_NODE (or "all") data_engine is not installed; while the file FULL_DISK exists, the disk
+    is full; for STORE_PATIENCE seconds a store is tried again.
+    """
+    import ray
+
+    if os.environ.get("EMPTY_NODE") in ("all", ray.get_runtime_context().get_node_id()):
+        forget_the_package()
+        return
+    if flag := os.environ.get("FULL_DISK"):
+        fill_disk_while(Path(flag))
+    if patience := os.environ.get("STORE_PATIENCE"):
+        from data_engine.retry import PATIENT
+
+        object.__setattr__(PATIENT, "seconds", float(patience))
+    poison_images()
+
+
+def forget_the_package() -> None:
+    """Importing data_engine fails from now on as where it was never installed."""
+
+    class Nowhere:
+        def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+            if name.partition(".")[0] == "data_engine":
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "data_engine"]:
+        del sys.modules[name]
+    sys.meta_path.insert(0, Nowhere())  # type: ignore[arg-type]
+
+
+def fill_disk_while(flag: Path) -> None:
+    """While the file exists, the kernel refuses what is written, in the middle: a size limit stands in for the disk."""
+    from data_engine.pipeline import shard_runner
+
+    put = shard_runner.put
+
+    def full(*arguments: Any) -> None:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if flag.exists():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            put(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    shard_runner.put = full
+
+
+def poison_images() -> None:
     import ray
 
     from data_engine.pipeline import ray_worker, rows

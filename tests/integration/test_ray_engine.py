@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from integration.ray_job import EAT, HANG, SEGFAULT, arm, cluster_config, write_
 from pipeline.tiny_job import rows
 from rich.console import Console
 
+from data_engine.config import JobConfig
 from data_engine.dataset.audit import PlannedCount, audit
 from data_engine.dataset.reader import MaskDataset
 from data_engine.errors import ClusterError
@@ -32,6 +36,24 @@ def assert_whole(output: Path | str) -> None:
     assert report.complete
 
 
+@contextmanager
+def armed(cluster: Any, **environment: str) -> Iterator[None]:
+    """This process as a driver in the cluster, whose workers do what `arm` makes of their environment."""
+    runtime_env = {"worker_process_setup_hook": arm, "env_vars": environment}
+    ray.init(address=cluster.address, log_to_driver=False, runtime_env=runtime_env)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def generate_aloud(tars: str, output: Path, config: JobConfig) -> tuple[JobReport, str]:
+    """The report, and what was said meanwhile."""
+    said = io.StringIO()
+    report = generate(tars, str(output), config, progress=Progress(Console(file=said, width=500)))
+    return report, said.getvalue()
+
+
 def without(output: Path, *image_ids: str) -> tuple[list[dict], list[dict]]:
     images, masks = rows(output)
     return [r for r in images if r["image_id"] not in image_ids], [r for r in masks if r["image_id"] not in image_ids]
@@ -49,9 +71,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_rows_equal_a_local_runs(connected: Any, undisturbed: tuple[Path, str], tmp_path: Path) -> None:
     folder, tars = undisturbed
-    report = generate(tars, str(tmp_path / "out"), cluster_config(folder))
+    report, said = generate_aloud(tars, tmp_path / "out", cluster_config(folder))
     assert report.exit_code == 0
     assert report.new.images == 24
+    assert "warning" not in said  # the CPU was asked for
     assert_whole(tmp_path / "out")
     assert rows(tmp_path / "out") == rows(folder / "whole")
     assert list((tmp_path / "out" / "_runs").glob("*/metrics.jsonl"))
@@ -68,7 +91,8 @@ def test_an_image_that_kills_or_hangs_its_workers_alone_becomes_a_failed_row(
     assert report.totals.errors == {"worker_died": 1}
     failed = MaskDataset(tmp_path / "out")[_id_of(tmp_path / "out", 8)]
     assert failed.row["status"] == "failed"
-    assert "killed its worker 2 times" in failed.row["error_message"]
+    # Twice, or once more where the second node was slow to come up.
+    assert re.match(r"it killed its worker [23] times", failed.row["error_message"])
     assert_whole(tmp_path / "out")
     assert len(rows(tmp_path / "out")[0]) == 24
 
@@ -88,6 +112,17 @@ def test_a_cluster_on_which_no_node_is_fit_says_why(
     assert generate(tars, str(tmp_path / "out"), cluster_config(folder)).complete
 
 
+def test_that_workers_will_use_cpus_is_said_where_nobody_asked_for_them(
+    connected: Any, undisturbed: tuple[Path, str], tmp_path: Path
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    folder, tars = undisturbed
+    _, said = generate_aloud(tars, tmp_path / "out", cluster_config(folder, "run.device=auto", "run.ray.workers=2"))
+    assert "workers will use CPUs; set run.ray.gpus_per_worker=1 to wait for GPU nodes" in said
+    assert rows(tmp_path / "out") == rows(folder / "whole")
+
+
 def test_a_cluster_without_room_for_a_worker_says_what_one_needs(
     connected: Any, undisturbed: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -96,24 +131,50 @@ def test_a_cluster_without_room_for_a_worker_says_what_one_needs(
         generate(tars, str(tmp_path / "out"), cluster_config(folder, "run.ray.gpus_per_worker=1"))
 
 
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("BAD_NODE", "unfit: its disk smells of smoke"),
+        ("EMPTY_NODE", r"No module named 'data_engine'\): install data-engine\[ray\] \S+ there"),
+    ],
+)
 def test_an_unfit_node_is_left_out_and_the_others_do_the_job(
+    cluster: Any, undisturbed: tuple[Path, str], tmp_path: Path, how: str, reason: str
+) -> None:
+    folder, tars = undisturbed
+    with armed(cluster):
+        bad = next(node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU"))
+    with armed(cluster, **{how: bad}):
+        report, said = generate_aloud(tars, tmp_path / "out", cluster_config(folder))
+    assert report.exit_code == 0
+    assert len(re.findall(reason, said)) == 1, said  # and no worker was tried there again
+    assert rows(tmp_path / "out") == rows(folder / "whole")
+
+
+def test_a_cluster_without_the_package_says_what_to_install(
     cluster: Any, undisturbed: tuple[Path, str], tmp_path: Path
 ) -> None:
     folder, tars = undisturbed
-    ray.init(address=cluster.address, log_to_driver=False)
-    bad = next(node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU"))
-    ray.shutdown()
-    runtime_env = {"worker_process_setup_hook": arm, "env_vars": {"BAD_NODE": bad}}
-    ray.init(address=cluster.address, log_to_driver=False, runtime_env=runtime_env)
-    buffer = io.StringIO()
-    try:
-        progress = Progress(Console(file=buffer, width=300))
-        report = generate(tars, str(tmp_path / "out"), cluster_config(folder), progress=progress)
-    finally:
-        ray.shutdown()
+    with armed(cluster, EMPTY_NODE="all"), pytest.raises(ClusterError, match=r"install data-engine\[ray\]"):
+        generate(tars, str(tmp_path / "out"), cluster_config(folder))
+
+
+def test_an_output_that_runs_full_ends_the_job_with_the_remedy_and_it_goes_on_later(
+    cluster: Any, undisturbed: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, tars = undisturbed
+    flag, output = tmp_path / "full", tmp_path / "out"
+    flag.touch()
+    with armed(cluster, FULL_DISK=str(flag)):
+        with pytest.raises(ClusterError, match=r"no space left on the device \(.* bytes free\); free some") as refused:
+            generate(tars, str(output), cluster_config(folder))
+        assert "\n" not in str(refused.value)
+        assert list(output.rglob("*.tmp")) == []
+        flag.unlink()
+        report = generate(tars, str(output), cluster_config(folder))
     assert report.exit_code == 0
-    assert "unfit: its disk smells of smoke" in buffer.getvalue()
-    assert rows(tmp_path / "out") == rows(folder / "whole")
+    assert_whole(output)
+    assert rows(output) == rows(folder / "whole")
 
 
 def test_an_address_where_no_cluster_is_is_one_clear_error(undisturbed: tuple[Path, str], tmp_path: Path) -> None:
@@ -137,9 +198,11 @@ def test_a_node_whose_gpu_torch_cannot_see_is_unfit(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_an_image_that_eats_memory_alone_becomes_a_failed_row(
-    undisturbed: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
+    """Beside others too: Ray kills whom it likes, and a neighbour's image is not blamed for it."""
     from ray._private.utils import get_system_memory, get_used_memory
     from ray.cluster_utils import Cluster
 
@@ -148,14 +211,14 @@ def test_an_image_that_eats_memory_alone_becomes_a_failed_row(
     monkeypatch.setenv("RAY_memory_usage_threshold", f"{limit:.3f}")
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    ray.init(address=cluster.address, log_to_driver=False, runtime_env={"worker_process_setup_hook": arm})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": workers, "include_dashboard": False})
     try:
-        tars = write_tars(tmp_path / "tars", 2, 6, poison={8: EAT})
-        report = generate(tars, str(tmp_path / "out"), cluster_config(folder))
+        with armed(cluster):
+            tars = write_tars(tmp_path / "tars", 2 * workers, 6, poison={8: EAT})
+            report, said = generate_aloud(tars, tmp_path / "out", cluster_config(folder))
     finally:
-        ray.shutdown()
         cluster.shutdown()
+    assert "out of memory: the node ran out" in said
     assert report.complete
     assert report.totals.errors == {"worker_died": 1}
     failed = MaskDataset(tmp_path / "out")[_id_of(tmp_path / "out", 8)]

@@ -49,5 +49,9 @@ def failed(shard: str, permanent: bool = False) -> ShardFailed:
     return ShardFailed(shard, "s3://in/shard", "cannot be read", permanent)
 
 
+def store_failed(shard: str, lasting: bool = False) -> ShardFailed:
+    return ShardFailed(shard, "s3://in/shard", "the store says nothing", permanent=lasting, of_store=True)
+
+
 def assigned(commands: list[Command]) -> list[tuple[str, str]]:
     return [(command.worker, command.shard) for command in commands if isinstance(command, Assign)]

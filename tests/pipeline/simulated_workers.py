@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from pipeline.scheduler_events import committed, done, failed, started
+from pipeline.scheduler_events import committed, done, failed, started, store_failed
 
 from data_engine.pipeline.events import Event, ImageDone, ImageStarted, ShardDone, SliceLost
 from data_engine.pipeline.scheduler import Assign, Command, Leave
@@ -26,6 +26,13 @@ class TrueShard:
     kills_on_opening: bool = False
     unreadable: bool = False
     committed: int = 0
+
+
+class Store(dict[str, TrueShard]):
+    """What is in the store, by shard, and whether it answers."""
+
+    away = False
+    refuses = False  # while it is away: it is there, and takes nothing
 
 
 @dataclass(eq=False)
@@ -46,7 +53,7 @@ class Died(Exception):
 class SimulatedWorker:
     name: str
     node: str
-    store: dict[str, TrueShard]
+    store: Store
     runs: list[Run] = field(default_factory=list)
     orders: list[Command] = field(default_factory=list)  # not read yet
     unsaid: list[Event] = field(default_factory=list)
@@ -86,14 +93,21 @@ class SimulatedWorker:
         """What it is at cannot be read."""
         self.unsaid.append(failed(self.runs.pop(0).shard, permanent))
 
+    def give_up_on_the_store(self) -> None:
+        """All that it holds cannot be recorded."""
+        self.unsaid += [store_failed(run.shard, lasting=self.store.refuses) for run in self.runs]
+        self.runs.clear()
+
     def urgent(self) -> bool:
         """A careful run says at once which image it begins."""
         return bool(self.runs) and self.runs[0].careful
 
     def _open(self, run: Run, shard: TrueShard) -> None:
-        if shard.kills_on_opening:
+        if self.store.away:
+            self.give_up_on_the_store()
+        elif shard.kills_on_opening:
             raise Died
-        if shard.unreadable:
+        elif shard.unreadable:
             self.fail(permanent=False)
         elif shard.committed == shard.images:
             self._leave(run, ShardDone(run.shard))
@@ -102,6 +116,9 @@ class SimulatedWorker:
 
     def _commit(self, run: Run, shard: TrueShard) -> None:
         assert run.at is not None
+        if self.store.away:
+            self.give_up_on_the_store()
+            return
         if shard.committed != run.slice_start:
             self._leave(run, SliceLost(run.shard, 0))
             return

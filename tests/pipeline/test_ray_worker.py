@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from integration.ray_job import cluster_config, write_tars
 
 from data_engine import __version__
 from data_engine.dataset.commits import commit_file, read_commits
-from data_engine.errors import ConfigError
+from data_engine.errors import ConfigError, DatasetError, StorageError
 from data_engine.pipeline.events import Event, ImageDone, ImageStarted, ShardDone, ShardFailed, SliceCommitted
 from data_engine.pipeline.job import generate
 from data_engine.pipeline.plan import JobPlan, Remaining, make_plan, remaining, write_plan
@@ -22,7 +23,7 @@ from data_engine.pipeline.plan import JobPlan, Remaining, make_plan, remaining, 
 pytest.importorskip("ray")
 
 from data_engine.pipeline import ray_worker
-from data_engine.pipeline.ray_worker import Assignment, ClusterWorker, WorkerJob
+from data_engine.pipeline.ray_worker import Assignment, ClusterWorker, WorkerJob, not_recorded
 
 
 @pytest.fixture
@@ -137,6 +138,43 @@ def test_a_damaged_record_fails_its_own_shard_only(worker: ClusterWorker, job: t
         heard += next(worker.run())
     worker.stop()
     assert [event.shard for event in heard if isinstance(event, ShardFailed)] == [plan.shards[0].id]
+
+
+def test_an_output_that_cannot_be_written_is_no_fault_of_the_shards(
+    worker: ClusterWorker, job: tuple[Path, JobPlan]
+) -> None:
+    output, plan = job
+    (output / "images").write_text("in the way")
+    worker.assign(assignment(plan, 0))
+    worker.assign(assignment(plan, 1))
+    failures = []
+    for batch in worker.run():
+        failures += [event for event in batch if isinstance(event, ShardFailed)]
+        if len(failures) == 2:
+            worker.stop()
+    assert {failure.shard for failure in failures} == {plan.shards[0].id, plan.shards[1].id}
+    assert all(failure.of_store and failure.permanent for failure in failures)
+    assert all("its folder is a file" in failure.message for failure in failures)
+
+
+@pytest.mark.parametrize(
+    ("cause", "lasting"),
+    [
+        (ConnectionError("reset"), False),
+        (TimeoutError(), False),
+        (OSError(errno.ENOSPC, "full"), True),
+        (PermissionError("denied"), True),
+        (None, True),
+    ],
+)
+def test_a_store_that_is_away_is_told_from_one_that_refuses(
+    job: tuple[Path, JobPlan], cause: Exception | None, lasting: bool
+) -> None:
+    shard = job[1].shards[0].shard
+    error = StorageError("it says no")
+    error.__cause__ = cause
+    assert not_recorded(shard, error) == ShardFailed(shard.id, shard.uri, "it says no", lasting, of_store=True)
+    assert not_recorded(shard, DatasetError("a bad record")) == ShardFailed(shard.id, shard.uri, "a bad record")
 
 
 def test_of_a_suspect_nothing_is_touched_before_the_image_before_it_is_reported(

@@ -7,9 +7,9 @@ from collections import Counter
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from pipeline.simulated_workers import IMAGES_A_COMMIT, Blame, Died, SimulatedWorker, TrueShard
+from pipeline.simulated_workers import IMAGES_A_COMMIT, Blame, Died, SimulatedWorker, Store, TrueShard
 
-from data_engine.pipeline.events import ShardDone, ShardFailed
+from data_engine.pipeline.events import Event, ShardDone, ShardFailed, SliceCommitted, SliceLost
 from data_engine.pipeline.scheduler import Assign, Command, Dismiss, GiveUp, Loss, Policy, Scheduler, ShardTask
 
 CHARGED = (Loss.DIED, Loss.OUT_OF_MEMORY, Loss.TIMED_OUT, Loss.PREEMPTED)  # the last only if often
@@ -32,14 +32,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         speculate=st.sampled_from([None, 1.2]),
     )
     def begin(self, shards: list[TrueShard], workers: int, held: int, known: bool, speculate: float | None) -> None:
-        self.store = {f"s{number}": shard for number, shard in enumerate(shards)}
-        self.policy = Policy(max_in_flight=held, image_timeout=1000, give_up_after=10**6, speculate=speculate)
+        self.store = Store({f"s{number}": shard for number, shard in enumerate(shards)})
+        self.policy = Policy(
+            max_in_flight=held, image_timeout=1000, give_up_after=10**6, store_patience=1e9, speculate=speculate
+        )
         tasks = [ShardTask(name, shard.images if known else None) for name, shard in self.store.items()]
         self.scheduler = Scheduler(tasks, self.policy)
         self.workers: dict[str, SimulatedWorker] = {}
         self.zombies: dict[str, SimulatedWorker] = {}
         self.blame = Blame()
-        self.failures: Counter[str] = Counter()  # said of a shard
+        self.failures: Counter[str] = Counter()  # said of a shard, and its own
+        self.answers = 0  # that the store gave anybody
+        self.excused: dict[str, int] = {}  # shard -> the answers when it last failed for the store
+        self.shared: set[str] = set()  # nodes that had two workers at once
         self.killed: Counter[str] = Counter()  # workers, with this shard in the model as far as was heard
         self.unfit: dict[str, str] = {}
         self.done: set[str] = set()
@@ -75,13 +80,28 @@ class SchedulerMachine(RuleBasedStateMachine):
         events, worker.unsaid = worker.unsaid, []
         if worker.name in self.workers:
             self.blame.hear(worker.name, events)
-            self.failures.update(event.shard for event in events if isinstance(event, ShardFailed))
+            for event in events:
+                self.count(worker.name, event)
         self.done.update(event.shard for event in events if isinstance(event, ShardDone))
         self.obey(self.scheduler.report(worker.name, events, self.now))
 
+    def count(self, name: str, event: Event) -> None:
+        """What a worker of ours says of its shards and of the store."""
+        if isinstance(event, (SliceCommitted, SliceLost)):
+            self.answers += 1
+        if isinstance(event, SliceCommitted):
+            self.excused.pop(event.record.shard, None)
+        held = {shard.id for shard in self.scheduler._workers[name].shards}
+        if isinstance(event, ShardFailed) and event.shard in held:
+            excused = event.of_store and self.excused.get(event.shard, self.answers) == self.answers
+            self.failures[event.shard] += not excused
+            if event.of_store:
+                self.excused[event.shard] = self.answers
+
     def lose(self, worker: SimulatedWorker, loss: Loss) -> None:
         del self.workers[worker.name]
-        if loss in CHARGED:
+        beside_others = worker.node in self.shared and not self.scheduler._workers[worker.name].has_node
+        if loss in CHARGED and not (loss is Loss.OUT_OF_MEMORY and beside_others):
             self.blame.charge(worker.name, self.careful)
             self.killed[self.in_model()[worker.name]] += 1
         self.obey(self.scheduler.worker_lost(worker.name, loss, "reason", self.now, worker.node))
@@ -108,6 +128,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def hire(self) -> None:
         worker = SimulatedWorker(f"w{self.hired}", f"n{self.hired // 2}", self.store)
         self.hired += 1
+        if any(other.node == worker.node and not other.draining for other in self.workers.values()):
+            self.shared.add(worker.node)
         self.workers[worker.name] = worker
         self.obey(self.scheduler.worker_ready(worker.name, worker.node, self.now))
 
@@ -144,7 +166,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.workers)
     def a_worker_is_lost(self, pick: int, loss: Loss, zombie: bool) -> None:
         worker = some(self.workers, pick)
-        if loss is Loss.UNFIT:
+        if loss is Loss.UNFIT and not self.scheduler.store.away:
             self.unfit[worker.node] = "reason"
             self.failures[self.in_model()[worker.name]] += 1
         self.lose(worker, loss)
@@ -160,7 +182,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(node=st.sampled_from(["n0", "n9", None]))
     def a_worker_never_comes_up(self, node: str | None) -> None:
-        if node is not None:
+        if node is not None and not self.scheduler.store.away:
             self.unfit[node] = "wrong torch"
         self.obey(self.scheduler.worker_lost("x", Loss.UNFIT, "wrong torch", self.now, node))
 
@@ -173,6 +195,21 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.failures[worker.runs[0].shard] += 100 * permanent
             worker.fail(permanent)
             self.say(worker)
+
+    @rule(away=st.booleans(), refuses=st.booleans())
+    def the_store_goes_or_comes_back(self, away: bool, refuses: bool) -> None:
+        self.store.away, self.store.refuses = away, refuses
+
+    @rule(pick=PICK, refuses=st.booleans())
+    @precondition(lambda self: self.workers)
+    def a_worker_finds_the_store_away(self, pick: int, refuses: bool) -> None:
+        """Whatever it does for the others."""
+        worker = some(self.workers, pick)
+        worker.read_orders()
+        before, self.store.refuses = self.store.refuses, refuses
+        worker.give_up_on_the_store()
+        self.store.refuses = before
+        self.say(worker)
 
     @rule(pick=PICK, steps=st.integers(0, 8))
     @precondition(lambda self: self.workers)
@@ -240,6 +277,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert shard.workers or shard.id not in runners
 
     @invariant()
+    def beside_a_worker_that_has_its_node_for_itself_nobody_works(self) -> None:
+        at_work = [worker for worker in self.scheduler._workers.values() if worker.shards]
+        for worker in at_work:
+            neighbours = [other for other in at_work if other.node == worker.node and other is not worker]
+            assert not (worker.has_node and neighbours)
+
+    @invariant()
     def unfit_nodes_are_excluded(self) -> None:
         deadly = {node for node, why in self.scheduler.excluded.items() if "died on it" in why}
         assert self.scheduler.excluded.keys() - deadly == self.unfit.keys() - deadly
@@ -251,6 +295,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Faults cease, workers come: it must end, with every shard done or set aside for a reason that is true."""
         if not hasattr(self, "scheduler"):
             return
+        self.store.away = False
         for worker in list(self.workers.values()):
             if worker.draining:
                 self.lose(worker, Loss.PREEMPTED)
@@ -267,7 +312,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.every_shard_is_in_one_place()
         self.what_is_done_is_in_the_store()
         for shard, why in self.scheduler.failed.items():
-            if why in ("cannot be read", "reason"):
+            if why in ("cannot be read", "reason", "the store says nothing"):
                 assert self.failures[shard] > self.policy.shard_retries
             else:
                 assert self.killed[shard] >= self.policy.shard_deaths

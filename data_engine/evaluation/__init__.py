@@ -1,0 +1,1 @@
+"""How good masks are: clicks, boxes and automatic generation measured against ground truth and simple baselines."""
