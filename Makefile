@@ -49,7 +49,7 @@ lock: $(READY)  ## Renew constraints.txt: the newest versions that go together, 
 	$(BIN)/python -m pip install --quiet uv
 	printf 'torch==2.13.0\n' | $(BIN)/uv pip compile --universal --python-version 3.10 --extra dev --quiet \
 		--no-header --no-annotate --no-emit-index-url --constraints - pyproject.toml | \
-		grep -v -E '^(nvidia-|cuda-|triton|setuptools)' | \
+		grep -v -E '^(nvidia-|cuda-|setuptools)' | \
 		sed '1i # The locked environment of `make setup`, for every supported Python. Made by `make lock`.' > constraints.new
 	mv constraints.new constraints.txt
 

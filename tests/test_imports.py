@@ -14,8 +14,14 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "data_engine"
-MAY_USE = {"sam": set(), "masks": {"sam"}, "images": set(), "dataset": set()}
-ABOVE = {"pipeline", "cli", "train", "jobs"}
+MAY_USE = {
+    "sam": set(),
+    "masks": {"sam"},
+    "images": set(),
+    "dataset": set(),
+    "evaluation": {"sam", "masks", "images", "dataset"},
+}
+ABOVE = {"pipeline", "cli", "train", "jobs", "bench"}
 FOREIGN = {"ray", "typer"}
 
 

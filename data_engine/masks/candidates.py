@@ -10,6 +10,7 @@ import numpy as np
 from rlemasklib import RLEMask
 from torch import Tensor
 
+from data_engine.masks.gpu_upsample import GpuUpsampler
 from data_engine.masks.grid import CropWindow
 from data_engine.masks.upsample import Region, Upsampler
 
@@ -21,7 +22,7 @@ class Patch:
     cells: Tensor  # its low-resolution logits, as `upsampler` keeps them
     region: Region  # the box of its pixels, in the crop
     window: CropWindow
-    upsampler: Upsampler
+    upsampler: Upsampler | GpuUpsampler
 
 
 def put_into_runs(masks: list[Patch | RLEMask], threshold: float, height: int, width: int) -> list[RLEMask]:

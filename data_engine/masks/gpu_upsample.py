@@ -18,7 +18,7 @@ from torch import Tensor
 
 from data_engine.masks import rle
 from data_engine.masks.grid import CropWindow
-from data_engine.masks.upsample import Measured, Region, _axis
+from data_engine.masks.upsample import Measured, Region, axis_matrix
 
 # Bytes of pixels at a time. A GPU is busy for many times a launch's cost with these, they are a small part of its
 # memory, and `nonzero` is far from the 2^31 elements that it fails at.
@@ -214,7 +214,7 @@ def _chunks(sizes: np.ndarray, limit: int) -> Iterator[slice]:
 @lru_cache(maxsize=64)
 def _taps(logits: int, frame: int, kept: int, pixels: int, device: torch.device) -> _Taps:
     """The non-zero weights of `upsample`'s matrix for one side."""
-    matrix, reach = _axis(logits, frame, kept, pixels, torch.device("cpu"))
+    matrix, reach = axis_matrix(logits, frame, kept, pixels, torch.device("cpu"))
     weights = matrix.numpy()
     used = weights != 0
     first, stop = used.argmax(1), logits - used[:, ::-1].argmax(1)

@@ -19,6 +19,7 @@ import torch
 
 from data_engine.errors import DataEngineError
 from data_engine.masks.candidates import Candidates, Patch
+from data_engine.masks.gpu_upsample import GpuUpsampler
 from data_engine.masks.grid import CropWindow
 from data_engine.masks.image_masks import MaskCounts
 from data_engine.masks.settings import MaskSettings
@@ -134,7 +135,7 @@ class Prompter:
         log.warning("out of memory with %d prompts at a time: going on with %d", tried, self._chunk)
 
     @torch.inference_mode()
-    def _answer(self, points: np.ndarray, seen: SeenWindow, upsampler: Upsampler) -> _Answer:
+    def _answer(self, points: np.ndarray, seen: SeenWindow, upsampler: Upsampler | GpuUpsampler) -> _Answer:
         """Clicks on some points at once. All other tensors are gone when it returns."""
         segmenter, settings, window = self._segmenter, self._settings, seen.window
         with self._stages.measure("prompt decode", self._threads):

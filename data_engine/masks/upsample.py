@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,6 +24,9 @@ from torch.nn import functional as F
 from data_engine.masks import rle
 from data_engine.masks.grid import CropWindow
 from data_engine.masks.tiles import TileCounter
+
+if TYPE_CHECKING:
+    from data_engine.masks.gpu_upsample import GpuUpsampler
 
 # Bytes of float32 logits at a time, whatever the image size: what the CPU's cache holds, elsewhere what fills a GPU.
 _BAND_BYTES = {"cpu": 2**21}
@@ -74,8 +79,8 @@ class Upsampler:
     ) -> None:
         """image_size: side of the model's frame; input_shape: (height, width) of the crop inside the frame;
         shape: (height, width) of the crop in pixels."""
-        self._rows, self._row_reach = _axis(logits_size, image_size, input_shape[0], shape[0], device)
-        self._columns, self._column_reach = _axis(logits_size, image_size, input_shape[1], shape[1], device)
+        self._rows, self._row_reach = axis_matrix(logits_size, image_size, input_shape[0], shape[0], device)
+        self._columns, self._column_reach = axis_matrix(logits_size, image_size, input_shape[1], shape[1], device)
         self._tiles = TileCounter(self._rows, self._columns)
 
     def measure(self, logits: Tensor, threshold: float, offset: float) -> Measured:
@@ -143,8 +148,12 @@ class Upsampler:
 @lru_cache(maxsize=32)
 def upsampler_for(
     logits_size: int, image_size: int, input_shape: tuple[int, int], shape: tuple[int, int], device: torch.device
-) -> Upsampler:
-    """One for each shape of a crop: images of a dataset share them."""
+) -> Upsampler | GpuUpsampler:
+    """One for each shape of a crop: images of a dataset share them. On a GPU with Triton, where that is installed."""
+    if device.type == "cuda" and find_spec("triton") is not None:
+        from data_engine.masks.gpu_upsample import GpuUpsampler
+
+        return GpuUpsampler(logits_size, image_size, input_shape, shape, device)
     return Upsampler(logits_size, image_size, input_shape, shape, device)
 
 
@@ -166,7 +175,7 @@ def _overlapping(reach: np.ndarray, first: int, last: int) -> slice:
 
 
 @lru_cache(maxsize=32)
-def _axis(logits: int, frame: int, kept: int, pixels: int, device: torch.device) -> tuple[Tensor, np.ndarray]:
+def axis_matrix(logits: int, frame: int, kept: int, pixels: int, device: torch.device) -> tuple[Tensor, np.ndarray]:
     """Both interpolation steps along one side as one matrix, pixels x logits, and which pixels each logit reaches.
 
     The weights are read off torch's own interpolation of an identity matrix, so they are its weights to the bit.

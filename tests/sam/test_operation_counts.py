@@ -109,9 +109,8 @@ def test_masks_are_drawn_in_pieces(segmenter: SamSegmenter, embeddings: Embeddin
 
 
 def test_an_image() -> None:
-    """Two blocks of ViT-B, with windows and without: the linear layers on 4096 tokens, none of them padding, and global attention without padded heads.
-
-    Attention in windows runs in a fused kernel that the counter does not see.
+    """Two blocks of ViT-B, with windows and without: linear layers on 4096 tokens, none of them padding, and global
+    attention without padded heads. Attention in windows runs in a fused kernel that the counter does not see.
     """
     architecture = SamArchitecture(embed_dim=768, depth=2, num_heads=12, mlp_dim=3072, global_blocks=(1,))
     with Uninitialised():
