@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from rlemasklib import RLEMask
@@ -50,6 +51,9 @@ class Candidates:
     points: np.ndarray  # Nx2 float64 (x, y)
     window: np.ndarray  # N int64, index into the image's crop windows
     masks: list[Patch | RLEMask]
+    covers: Tensor | None = None
+    """NxP bool on the device: the points of the grid that each mask covers, where a window was asked for it. Not kept
+    by `select` and `concatenate`."""
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -61,13 +65,17 @@ class Candidates:
     def select(self, keep: np.ndarray) -> Candidates:
         """keep: N bool, or indices in the order wanted."""
         indices = np.flatnonzero(keep) if keep.dtype == bool else keep
-        columns = {name: getattr(self, name)[indices] for name in _COLUMNS}
+        columns: dict[str, Any] = {name: getattr(self, name)[indices] for name in _COLUMNS}
         return Candidates(**columns, masks=[self.masks[i] for i in indices])
+
+    def by_rows_of_points(self) -> Candidates:
+        """In the order in which a grid of points is prompted, row by row; the masks of a point keep theirs."""
+        return self.select(np.lexsort(self.points.T))
 
     @classmethod
     def concatenate(cls, parts: Sequence[Candidates]) -> Candidates:
-        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
+        columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
         return cls(**columns, masks=[mask for part in parts for mask in part.masks])
 
 
-_COLUMNS = [field.name for field in fields(Candidates) if field.name != "masks"]
+_COLUMNS = [field.name for field in fields(Candidates) if field.name not in ("masks", "covers")]

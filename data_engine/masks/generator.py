@@ -25,10 +25,11 @@ from data_engine.masks import regions, rle
 from data_engine.masks.candidates import Candidates, put_into_runs
 from data_engine.masks.grid import CropWindow, crop_windows, layer_point_grids
 from data_engine.masks.image_masks import ImageMasks, MaskCounts, OutputMode
+from data_engine.masks.point_rounds import AdaptivePrompter
 from data_engine.masks.prompting import NonFiniteOutput, Prompter, SeenWindow
 from data_engine.masks.settings import MaskSettings
 from data_engine.masks.stages import Stages
-from data_engine.masks.suppress import box_nms
+from data_engine.masks.suppress import box_nms, contested, mask_nms
 from data_engine.sam.device_errors import is_out_of_memory
 from data_engine.sam.segmenter import Embeddings, Segmenter, View
 
@@ -81,6 +82,9 @@ class MaskGenerator:
         self._tried_again = False
         self.stages = Stages(segmenter.device)
         self._prompter = Prompter(segmenter, self.settings, self.stages)
+        self._adaptive = None
+        if self.settings.adaptive_points:
+            self._adaptive = AdaptivePrompter(self._prompter, segmenter, self.settings, self.stages)
 
     def generate(self, image: np.ndarray) -> list[dict[str, Any]]:
         """HxWx3 uint8 RGB -> one record a mask (see `ImageMasks.records`)."""
@@ -113,7 +117,7 @@ class MaskGenerator:
             window, view = image.windows[index], image.views[index]
             seen = SeenWindow(image.height, image.width, index, window, view, embeddings, place)
             points = self._grids[window.layer] * np.array([window.shape[::-1]])
-            for chunk in self._prompter.candidates(seen, points, counts):
+            for chunk in (self._adaptive or self._prompter).candidates(seen, points, counts):
                 if interrupted():
                     raise Interrupted
                 chunks.append(chunk)
@@ -122,20 +126,21 @@ class MaskGenerator:
                     for group in by_window + chunks:
                         self._put_into_runs(image, group)
                     held = 0
-            with self.stages.measure("suppress"):
-                in_window = Candidates.concatenate(chunks)
-                kept = box_nms(in_window.boxes, in_window.predicted_iou, self.settings.box_nms_thresh)
-                by_window.append(in_window.select(kept))
-        with self.stages.measure("suppress"):
-            found = Candidates.concatenate(by_window)
-            if len(image.windows) > 1:
-                # Masks of smaller crops win: the object was seen larger there.
-                areas = np.array([window.area for window in image.windows], np.float32)
-                found = found.select(box_nms(found.boxes, 1 / areas[found.window], self.settings.crop_nms_thresh))
+            in_window = Candidates.concatenate(chunks)
+            if self._adaptive:
+                in_window = in_window.by_rows_of_points()
+            by_window.append(self._suppress(image, in_window, in_window.predicted_iou, self.settings.box_nms_thresh))
+        found = Candidates.concatenate(by_window)
+        if len(image.windows) > 1:
+            # Masks of smaller crops win: the object was seen larger there.
+            areas = np.array([window.area for window in image.windows], np.float32)
+            found = self._suppress(image, found, 1 / areas[found.window], self.settings.crop_nms_thresh)
         self._put_into_runs(image, found)
         if self.settings.min_mask_region_area > 0:
             with self.stages.measure("regions"):
-                found = self._clean_regions(found, counts)
+                found, changed = self._clean_regions(found, counts)
+            threshold = max(self.settings.box_nms_thresh, self.settings.crop_nms_thresh)
+            found = self._suppress(image, found, (~changed).astype(np.float32), threshold)
         counts.rejected_nms = (
             counts.candidates
             - len(found)
@@ -177,8 +182,28 @@ class MaskGenerator:
         with self.stages.measure("RLE"):
             found.masks[:] = put_into_runs(found.masks, self.segmenter.mask_threshold, image.height, image.width)
 
-    def _clean_regions(self, found: Candidates, counts: MaskCounts) -> Candidates:
-        """Fills small holes, removes small islands, and suppresses once more, preferring masks that did not change."""
+    def _suppress(
+        self, image: PreparedImage, found: Candidates, scores: np.ndarray, iou_threshold: float
+    ) -> Candidates:
+        """What stays, best first."""
+        if self.settings.suppression == "box":
+            with self.stages.measure("suppress"):
+                return found.select(box_nms(found.boxes, scores, iou_threshold))
+        with self.stages.measure("suppress"):
+            among = np.flatnonzero(contested(found.boxes, found.area, iou_threshold))
+            rivals = found.select(among)
+        self._put_into_runs(image, rivals)
+        with self.stages.measure("suppress"):
+            kept = mask_nms(rivals.masks, rivals.boxes, rivals.area, scores[among], iou_threshold)
+            stays = np.ones(len(found), bool)
+            stays[np.delete(among, kept)] = False
+            for i, runs in zip(among.tolist(), rivals.masks, strict=True):
+                found.masks[i] = runs
+            order = np.argsort(-scores, kind="stable")
+            return found.select(order[stays[order]])
+
+    def _clean_regions(self, found: Candidates, counts: MaskCounts) -> tuple[Candidates, np.ndarray]:
+        """Fills small holes and removes small islands; with it, which masks changed (N bool)."""
         min_area = self.settings.min_mask_region_area
         changed = np.zeros(len(found), bool)
         too_small = np.zeros(len(found), bool)
@@ -193,9 +218,7 @@ class MaskGenerator:
             if changed[i]:
                 found.masks[i], found.area[i], found.boxes[i] = cleaned, cleaned.area(), rle.box(cleaned)
         counts.rejected_area += int(too_small.sum())
-        found, changed = found.select(~too_small), changed[~too_small]
-        threshold = max(self.settings.box_nms_thresh, self.settings.crop_nms_thresh)
-        return found.select(box_nms(found.boxes, (~changed).astype(np.float32), threshold))
+        return found.select(~too_small), changed[~too_small]
 
 
 def _columns(image: PreparedImage, found: Candidates, counts: MaskCounts) -> ImageMasks:

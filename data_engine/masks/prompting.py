@@ -16,6 +16,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data_engine.errors import DataEngineError
 from data_engine.masks.candidates import Candidates, Patch
@@ -52,6 +53,7 @@ class SeenWindow:
     view: View
     embeddings: Embeddings
     place: int  # of the view among the embeddings
+    grid: Tensor | None = None  # 2xP int64: row and column of the logits under points that masks shall be read at
 
 
 class Prompter:
@@ -164,6 +166,10 @@ class Prompter:
             too_large &= measured.area >= settings.max_mask_area_fraction * seen.height * seen.width
             kept = np.flatnonzero(stable & ~on_edge & ~too_large)
             cells = upsampler.keep(logits, measured.regions, kept.tolist())
+            covers = None
+            if seen.grid is not None:
+                of_masks = torch.from_numpy(kept).to(logits.device)[:, None]
+                covers = logits[of_masks, seen.grid[0], seen.grid[1]] > segmenter.mask_threshold
         found = Candidates(
             boxes=boxes[kept],
             predicted_iou=iou[wanted].numpy()[kept],
@@ -175,6 +181,7 @@ class Prompter:
                 Patch(mask, measured.box_region(i), window, upsampler)
                 for i, mask in zip(kept.tolist(), cells, strict=True)
             ],
+            covers=covers,
         )
         return found, MaskCounts(
             candidates=wanted.numel(),

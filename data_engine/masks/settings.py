@@ -1,11 +1,13 @@
-"""What `MaskGenerator` can be told. Names and meanings are segment-anything's; the two it lacks are marked."""
+"""What `MaskGenerator` can be told. Names and meanings are segment-anything's; those it lacks are marked."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 PointGrid = tuple[tuple[float, float], ...]
+Suppression = Literal["box", "mask"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,12 @@ class MaskSettings:
     """(not in the reference) Drop masks covering at least this fraction of the image; 1.0 drops none. SA-1B: 0.95."""
     drop_small_masks: bool = False
     """(not in the reference) Drop a mask whose largest piece is below min_mask_region_area, instead of keeping it."""
+    suppression: Suppression = "box"
+    """(not in the reference) "mask": suppress by the IoU of the masks themselves instead of that of their boxes."""
+    adaptive_points: bool = False
+    """(not in the reference) Prompt a coarse grid first, and between its points only where its masks do not agree."""
+    adaptive_step: int = 2
+    """(not in the reference) The coarse grid of adaptive_points has every so many-th row and column: 2, 4 or 8."""
 
     # For pydantic, which validates this dataclass as a section of the job's configuration.
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 (slots: not a field)
@@ -63,6 +71,8 @@ class MaskSettings:
         check("min_mask_region_area", self.min_mask_region_area >= 0, "use 0 (off) or a number of pixels")
         check("stability_score_offset", self.stability_score_offset >= 0, "use 0 or more (logits)")
         check("crop_overlap_ratio", 0 <= self.crop_overlap_ratio < 1, "use a fraction from 0 up to 1")
+        check("suppression", self.suppression in get_args(Suppression), "use 'box' or 'mask'")
+        check("adaptive_step", self.adaptive_step in (2, 4, 8), "use 2, 4 or 8")
         check("max_mask_area_fraction", 0 < self.max_mask_area_fraction <= 1, "use a fraction above 0, 1 for off")
         for name in ("box_nms_thresh", "crop_nms_thresh"):
             check(name, 0 <= getattr(self, name) <= 1, "use an IoU from 0 to 1")
@@ -81,5 +91,7 @@ class MaskSettings:
                     raise ValueError(
                         f"point_grids: grid {layer} is not one or more points (x, y) with x and y in [0, 1]"
                     )
+        if self.adaptive_points and self.point_grids is not None:
+            raise ValueError("adaptive_points needs points_per_side: in point_grids it finds no rows and columns")
         if self.drop_small_masks and not self.min_mask_region_area:
             raise ValueError("drop_small_masks needs min_mask_region_area: it drops masks below that area")

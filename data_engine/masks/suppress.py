@@ -1,8 +1,11 @@
-"""Which of several overlapping masks stays: greedy non-maximum suppression on boxes."""
+"""Which of several overlapping masks stays: greedy non-maximum suppression, on boxes or on the masks themselves."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from rlemasklib import RLEMask
 
 
 def box_nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float) -> np.ndarray:
@@ -28,3 +31,52 @@ def box_nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float) -> np.n
             iou = inter / (areas[best] + areas[remaining] - inter)
         remaining = remaining[~(iou.astype(np.float64) > iou_threshold)]
     return order[np.array(kept, dtype=np.int64)]
+
+
+def mask_nms(
+    masks: Sequence[RLEMask], boxes: np.ndarray, areas: np.ndarray, scores: np.ndarray, iou_threshold: float
+) -> np.ndarray:
+    """Indices of the masks that stay, best first: `box_nms` by the IoU of the masks.
+
+    masks N of one image, boxes Nx4 int (x0, y0, x1, y1) with x1, y1 the last pixels inside, areas N int pixels,
+    scores N. IoUs are exact quotients of pixels; two empty masks do not overlap. Runs are compared only where boxes
+    and areas leave it open.
+    """
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    boxes, areas = np.asarray(boxes, np.int64).reshape(-1, 4)[order], np.asarray(areas, np.int64)[order]
+    remaining = np.arange(len(order))
+    kept = []
+    while len(remaining):
+        best, remaining = remaining[0], remaining[1:]
+        kept.append(best)
+        bound = _most_iou(boxes[best], areas[best], boxes[remaining], areas[remaining])
+        rivals = np.flatnonzero(bound > iou_threshold)
+        iou = RLEMask.iou_matrix([masks[order[best]]], [masks[i] for i in order[remaining[rivals]]])[0]
+        remaining = np.delete(remaining, rivals[iou > iou_threshold])
+    return order[np.array(kept, dtype=np.int64)]
+
+
+def contested(boxes: np.ndarray, areas: np.ndarray, iou_threshold: float) -> np.ndarray:
+    """Which masks may overlap with any other by more than the threshold, to judge by boxes and areas: N bool.
+
+    The others stay in any suppression by masks, and their runs are not needed for it. Arguments as for `mask_nms`.
+    """
+    order = np.argsort(areas, kind="stable")
+    boxes, areas = np.asarray(boxes, np.int64).reshape(-1, 4)[order], np.asarray(areas, np.int64)[order]
+    found = np.zeros(len(order), bool)
+    # No pair of areas in a smaller proportion than the threshold can exceed it. One pixel more, for the rounding.
+    stops = np.searchsorted(areas, areas / max(iou_threshold, 1e-9) + 1, side="right")
+    for i, stop in enumerate(stops.tolist()):
+        others = slice(i + 1, stop)
+        open_ones = _most_iou(boxes[i], areas[i], boxes[others], areas[others]) > iou_threshold
+        found[others] |= open_ones
+        found[i] |= open_ones.any()
+    return found[np.argsort(order, kind="stable")]
+
+
+def _most_iou(box: np.ndarray, area: np.ndarray, boxes: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    """The largest IoU that a mask can have with each of others: the smallest of both masks and of what their boxes
+    share lies within the other. As a quotient it is rounded like the IoU itself, so never below it."""
+    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]) + 1
+    inter = np.minimum(np.minimum(area, areas), sides.clip(min=0).prod(1))
+    return inter / np.maximum(area + areas - inter, 1)
