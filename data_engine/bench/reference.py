@@ -25,7 +25,7 @@ from data_engine.images.settings import InputSettings
 from data_engine.masks.settings import MaskSettings
 from data_engine.sam.model import SamArchitecture, Uninitialised
 
-_NOT_THERE = ("max_mask_area_fraction", "drop_small_masks")  # settings that the reference does not have
+_NOT_THERE = ("max_mask_area_fraction", "drop_small_masks", "suppression", "adaptive_points", "adaptive_step")
 _POINTS_PER_BATCH = 64  # the reference's default
 
 

@@ -8,7 +8,8 @@ import pytest
 from parity.planted import PlantedSegmenter
 from parity.reference import SamAutomaticMaskGenerator
 
-from data_engine.errors import UsageError
+from data_engine.config import load_config
+from data_engine.errors import ConfigError, UsageError
 from data_engine.masks.generator import MaskGenerator
 from data_engine.masks.settings import MaskSettings
 
@@ -40,6 +41,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"points_per_side": None, "point_grids": (((float("nan"), 0.5),),)}, r"point_grids: grid 0 .* \[0, 1\]"),
     ({"points_per_side": None, "point_grids": (GRID, ((0.5, -0.1),))}, r"point_grids: grid 1 .* \[0, 1\]"),
     ({"drop_small_masks": True}, "min_mask_region_area"),
+    ({"suppression": "masks"}, "suppression is 'masks': use 'box' or 'mask'"),
+    ({"adaptive_step": 3}, "adaptive_step is 3: use 2, 4 or 8"),
+    ({"adaptive_step": 1}, "adaptive_step is 1"),
+    ({"adaptive_points": True, "points_per_side": None, "point_grids": (GRID,)}, "adaptive_points needs points_per"),
     *(
         ({name: float("nan")}, f"{name} is nan")
         for name in (
@@ -67,7 +72,9 @@ def test_names_and_defaults_are_the_references() -> None:
     shared = [name for name in theirs if name not in ("model", "output_mode")]
     differing = {name for name in shared if ours[name].default != theirs[name].default}
     assert differing == {"points_per_batch"}  # speed alone, and here the device's affair
-    assert set(ours) - set(shared) == {"max_mask_area_fraction", "drop_small_masks"}
+    beyond = {name: ours[name].default for name in set(ours) - set(shared)}
+    off = {"max_mask_area_fraction": 1.0, "drop_small_masks": False, "suppression": "box", "adaptive_points": False}
+    assert beyond == {**off, "adaptive_step": 2}
     output_mode = inspect.signature(MaskGenerator).parameters["output_mode"]
     assert output_mode.default == theirs["output_mode"].default
 
@@ -92,3 +99,12 @@ def test_point_grids_as_in_the_reference() -> None:
 def test_unknown_output_mode() -> None:
     with pytest.raises(UsageError, match=r"'png'.*binary_mask, uncompressed_rle or coco_rle"):
         MaskGenerator(PlantedSegmenter(), output_mode="png")  # type: ignore[arg-type]
+
+
+def test_opt_in_settings_of_a_job() -> None:
+    masks = load_config(None, ["masks.suppression=mask", "masks.adaptive_points=true", "masks.adaptive_step=4"]).masks
+    assert (masks.suppression, masks.adaptive_points, masks.adaptive_step) == ("mask", True, 4)
+    assert (load_config().masks.suppression, load_config().masks.adaptive_points) == ("box", False)
+    assert load_config(None, ["masks.suppression=mask"]).content() != load_config().content()
+    with pytest.raises(ConfigError, match=r"masks\.suppression.*'box' or 'mask'"):
+        load_config(None, ["masks.suppression=boxes"])
