@@ -29,7 +29,7 @@ from data_engine.masks.point_rounds import AdaptivePrompter
 from data_engine.masks.prompting import NonFiniteOutput, Prompter, SeenWindow
 from data_engine.masks.settings import MaskSettings
 from data_engine.masks.stages import Stages
-from data_engine.masks.suppress import box_nms, contested, mask_nms
+from data_engine.masks.suppress import box_nms, mask_nms
 from data_engine.sam.device_errors import is_out_of_memory
 from data_engine.sam.segmenter import Embeddings, Segmenter, View
 
@@ -189,18 +189,9 @@ class MaskGenerator:
         if self.settings.suppression == "box":
             with self.stages.measure("suppress"):
                 return found.select(box_nms(found.boxes, scores, iou_threshold))
+        self._put_into_runs(image, found)  # all: a mask that nothing can rival stays, and needs its runs anyway
         with self.stages.measure("suppress"):
-            among = np.flatnonzero(contested(found.boxes, found.area, iou_threshold))
-            rivals = found.select(among)
-        self._put_into_runs(image, rivals)
-        with self.stages.measure("suppress"):
-            kept = mask_nms(rivals.masks, rivals.boxes, rivals.area, scores[among], iou_threshold)
-            stays = np.ones(len(found), bool)
-            stays[np.delete(among, kept)] = False
-            for i, runs in zip(among.tolist(), rivals.masks, strict=True):
-                found.masks[i] = runs
-            order = np.argsort(-scores, kind="stable")
-            return found.select(order[stays[order]])
+            return found.select(mask_nms(found.masks, found.boxes, found.area, scores, iou_threshold))
 
     def _clean_regions(self, found: Candidates, counts: MaskCounts) -> tuple[Candidates, np.ndarray]:
         """Fills small holes and removes small islands; with it, which masks changed (N bool)."""

@@ -56,24 +56,6 @@ def mask_nms(
     return order[np.array(kept, dtype=np.int64)]
 
 
-def contested(boxes: np.ndarray, areas: np.ndarray, iou_threshold: float) -> np.ndarray:
-    """Which masks may overlap with any other by more than the threshold, to judge by boxes and areas: N bool.
-
-    The others stay in any suppression by masks, and their runs are not needed for it. Arguments as for `mask_nms`.
-    """
-    order = np.argsort(areas, kind="stable")
-    boxes, areas = np.asarray(boxes, np.int64).reshape(-1, 4)[order], np.asarray(areas, np.int64)[order]
-    found = np.zeros(len(order), bool)
-    # No pair of areas in a smaller proportion than the threshold can exceed it. One pixel more, for the rounding.
-    stops = np.searchsorted(areas, areas / max(iou_threshold, 1e-9) + 1, side="right")
-    for i, stop in enumerate(stops.tolist()):
-        others = slice(i + 1, stop)
-        open_ones = _most_iou(boxes[i], areas[i], boxes[others], areas[others]) > iou_threshold
-        found[others] |= open_ones
-        found[i] |= open_ones.any()
-    return found[np.argsort(order, kind="stable")]
-
-
 def _most_iou(box: np.ndarray, area: np.ndarray, boxes: np.ndarray, areas: np.ndarray) -> np.ndarray:
     """The largest IoU that a mask can have with each of others: the smallest of both masks and of what their boxes
     share lies within the other. As a quotient it is rounded like the IoU itself, so never below it."""

@@ -27,7 +27,7 @@ from data_engine import __version__
 from data_engine.config import JobConfig
 from data_engine.dataset.commits import CommitRecord, Part, Totals
 from data_engine.dataset.writer import FinishedFile, SliceWriter
-from data_engine.errors import DataEngineError, DeviceLost, ModelFailure
+from data_engine.errors import DataEngineError, DeviceLost, ModelFailure, StorageError
 from data_engine.images.decode import peek_size
 from data_engine.images.fingerprint import sha256
 from data_engine.images.shard import EncodedImage, ShardDamaged
@@ -49,6 +49,7 @@ from data_engine.pipeline.events import (
 from data_engine.pipeline.logs import carry_fields, log_fields
 from data_engine.pipeline.plan import JobPlan, PlannedShard, Remaining, now
 from data_engine.pipeline.rows import DecodedImage, Failure, decode_image, image_row, mask_columns
+from data_engine.retry import passes
 from data_engine.sam.device_errors import is_out_of_memory, loses_device
 from data_engine.storage import join
 
@@ -89,6 +90,7 @@ class _ShardEnd:
     damage: ShardDamaged | None = None
     failure: str | None = None
     changed: bool = False  # it is not the shard that was planned: what was read of it cannot be trusted
+    away: bool = False  # its store does not answer now
 
 
 _Committed = SliceCommitted | SliceLost | None  # None: of a shard that was left
@@ -231,7 +233,8 @@ class ShardRunner:
             else:
                 yield _ShardEnd(work, damage=damage)
         except (DataEngineError, FileNotFoundError) as error:
-            yield _ShardEnd(work, failure=str(error))
+            away = isinstance(error, StorageError) and passes(error.__cause__)
+            yield _ShardEnd(work, failure=str(error), away=away)
 
     def _decoded(
         self, work: ShardWork, image: EncodedImage, decoders: ThreadPoolExecutor
@@ -309,7 +312,8 @@ class ShardRunner:
             else:
                 if current.totals.images and not item.changed:
                     commits.append(self._close(current, writer, final=False))
-                yield ShardFailed(item.work.planned.id, item.work.planned.shard.uri, item.failure, item.changed)
+                shard = item.work.planned.shard
+                yield ShardFailed(shard.id, shard.uri, item.failure, permanent=item.changed, of_store=item.away)
             current = None
         if current is not None and current.totals.images:  # stopped or device lost: what is masked is kept
             commits.append(self._close(current, writer, final=False))
