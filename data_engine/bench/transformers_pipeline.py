@@ -34,6 +34,8 @@ def refuse_unless_possible(settings: MaskSettings) -> None:
         (settings.points_per_side is None, "it has no explicit point grids"),
         (settings.pred_iou_thresh <= 0, "it has no filter that is off"),
         (settings.max_mask_area_fraction < 1, "it has no limit of a mask's area"),
+        (settings.suppression == "mask", "it suppresses by boxes only"),
+        (settings.adaptive_points, "it prompts every point"),
         (find_spec("transformers") is None, "transformers is not installed: pip install transformers"),
         (find_spec("torchvision") is None, "it needs torchvision, which is not installed"),
     ]
