@@ -11,9 +11,9 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from queue import Empty, Queue
 from typing import Any
 
 import ray
@@ -104,9 +104,9 @@ class ClusterWorker:
 
     def __init__(self, job: WorkerJob) -> None:
         self._job = job
-        self._queue: Queue[Assignment] = Queue()
+        self._queue: deque[Assignment] = deque()
         self._held: dict[str, _Held] = {}
-        self._lock = threading.Lock()  # of the two above
+        self._lock = threading.Condition()  # of the two above
         self._stop = threading.Event()
         self._runner: ShardRunner | None = None
         self._metrics: WorkerMetrics | None = None
@@ -162,7 +162,8 @@ class ClusterWorker:
         """Queues a shard behind those that are held."""
         with self._lock:
             self._held[assignment.planned.id] = _Held(assignment)
-            self._queue.put(assignment)
+            self._queue.append(assignment)
+            self._lock.notify_all()
 
     def leave(self, shard: str) -> None:
         """Stops working on a shard: it is done, or another's."""
@@ -205,8 +206,9 @@ class ClusterWorker:
         assert self._runner is not None, "prepare() comes first"
         assert self._metrics is not None
         while not self._stop.is_set():
+            ended = threading.Event()
             try:
-                for event in self._runner.run(self._work()):
+                for event in self._runner.run(self._work(ended)):
                     self._metrics.count(event)
                     reported: list[Event] = [event]
                     if isinstance(event, SliceCommitted) and event.record.final:
@@ -218,16 +220,15 @@ class ClusterWorker:
                 raise
             except DataEngineError as error:  # the store, most likely: the driver decides what becomes of the shards
                 log.warning("the run broke off: %s", error)
-                for held in self._drop_everything():
+                for held in self._drop_everything(ended):
                     yield not_recorded(held.assignment.planned.shard, error)
 
-    def _work(self) -> Iterator[ShardWork | ShardDone | ShardFailed]:
-        """What the runner's reader takes next; asks the store where each shard stands, as others may have gone on."""
-        while not self._stop.is_set():
-            try:
-                assignment = self._queue.get(timeout=_POLL_S)
-            except Empty:
-                continue
+    def _work(self, ended: threading.Event) -> Iterator[ShardWork | ShardDone | ShardFailed]:
+        """What the runner's reader takes next; asks the store where each shard stands, as others may have gone on.
+
+        A reader may outlive its run by a while. Once that has `ended`, it must not take what is meant for the next.
+        """
+        while (assignment := self._next(ended)) is not None:
             shard = assignment.planned.id
             held = self._held.get(shard)
             if held is None or held.assignment is not assignment:
@@ -245,6 +246,14 @@ class ClusterWorker:
                     continue  # it was left meanwhile
                 held.work = work
             yield work
+
+    def _next(self, ended: threading.Event) -> Assignment | None:
+        with self._lock:
+            while not (ended.is_set() or self._stop.is_set()):
+                if self._queue:
+                    return self._queue.popleft()
+                self._lock.wait(_POLL_S)
+        return None
 
     def _begin(self, assignment: Assignment) -> ShardWork | None:
         shard = assignment.planned.id
@@ -269,12 +278,12 @@ class ClusterWorker:
             if held is not None and not stale:
                 del self._held[event.shard]
 
-    def _drop_everything(self) -> list[_Held]:
+    def _drop_everything(self, ended: threading.Event) -> list[_Held]:
         with self._lock:
+            ended.set()
             dropped = list(self._held.values())
             self._held.clear()
-            while not self._queue.empty():
-                self._queue.get_nowait()
+            self._queue.clear()
         return dropped
 
 

@@ -157,6 +157,24 @@ def test_an_output_that_cannot_be_written_is_no_fault_of_the_shards(
     assert all("its folder is a file" in failure.message for failure in failures)
 
 
+def test_what_is_given_after_a_run_broke_off_is_done(worker: ClusterWorker, job: tuple[Path, JobPlan]) -> None:
+    """The reader of the broken run still waits for work then, and must not take it."""
+    output, plan = job
+    in_the_way = output / "images"
+    in_the_way.write_text("for now")
+    events = worker.run()
+    for _ in range(3):
+        worker.assign(assignment(plan, 0))
+        while not any(isinstance(event, ShardFailed) for event in next(events)):
+            pass
+    in_the_way.unlink()
+    for number in range(3):
+        worker.assign(assignment(plan, number))
+    until(events, *(ShardDone(shard.id) for shard in plan.shards))
+    worker.stop()
+    assert [event for batch in events for event in batch] == []
+
+
 @pytest.mark.parametrize(
     ("cause", "lasting"),
     [
