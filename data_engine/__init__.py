@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from data_engine.dataset.audit import audit as audit
     from data_engine.dataset.reader import DatasetImage as DatasetImage
     from data_engine.dataset.reader import MaskDataset as MaskDataset
+    from data_engine.dataset.torch_dataset import MaskImages as MaskImages
     from data_engine.errors import DataEngineError as DataEngineError
     from data_engine.masks.generator import MaskGenerator as MaskGenerator
     from data_engine.masks.image_masks import ImageMasks as ImageMasks
@@ -30,6 +31,7 @@ _HOMES = {
     "DatasetImage": "dataset.reader",
     "ImageMasks": "masks.image_masks",
     "JobConfig": "config",
+    "MaskImages": "dataset.torch_dataset",
     "MaskDataset": "dataset.reader",
     "MaskGenerator": "masks.generator",
     "MaskSettings": "masks.settings",

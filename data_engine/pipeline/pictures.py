@@ -1,35 +1,49 @@
-"""Overlay pictures of a dataset, written to a folder or store."""
+"""The pictures behind a dataset's masks: encoded files decoded as they were when they were masked."""
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Iterable
+from dataclasses import dataclass
+from io import BytesIO
 
-from data_engine.dataset.export.overlays import draw_overlay
-from data_engine.dataset.reader import DatasetImage
-from data_engine.images.decode import decode
+import numpy as np
+from PIL import JpegImagePlugin, PngImagePlugin
+from PIL.Image import Image
+
+from data_engine.images.decode import decode, is_plain_jpeg
 from data_engine.images.settings import InputSettings
-from data_engine.pipeline.commit import put
-from data_engine.storage import join
+
+_ORIENTATION = 0x0112  # EXIF tag
 
 
-def write_overlays(
-    images: Iterable[tuple[DatasetImage, bytes | None]], destination: str, settings: InputSettings
-) -> int:
-    """Draws every image that has masks and whose original can be read. Returns how many pictures were written."""
-    written = 0
-    for number, (image, data) in enumerate(images):
-        if data is None or not len(image):
-            continue
-        buffer = io.BytesIO()
-        draw_overlay(decode(data, settings), image).save(buffer, "JPEG", quality=90)
-        put(join(destination, f"{number:04d}-{_file_name(image.image_id)}.jpg"), buffer.getvalue())
-        written += 1
-    return written
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Decodes with the settings of the job that made the dataset."""
+
+    settings: InputSettings
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """HxWx3 uint8. Raises ImageError."""
+        return decode(data, self.settings)
+
+    def is_plain_jpeg(self, data: bytes) -> bool:
+        """Whether every reader shows these bytes as `decode` does."""
+        return is_plain_jpeg(data)
+
+    def orientation(self, data: bytes) -> int:
+        """The EXIF orientation, 1 to 8, that a reader of a JPEG or PNG must apply to see what was masked."""
+        return self.stored_orientation(data) if self.settings.apply_orientation else 1
+
+    def stored_orientation(self, data: bytes) -> int:
+        """The EXIF orientation that a JPEG or PNG states; 1 where it states none."""
+        try:  # not Image.open, whose pixel limit is not the job's
+            with _opened(data) as image:
+                value = image.getexif().get(_ORIENTATION, 1)
+        except Exception:  # the picture is whole, only its metadata is not
+            return 1
+        return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _file_name(image_id: str) -> str:
-    """The last part of an id, made safe for every file system. The number in front keeps names apart."""
-    stem = image_id.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-    return re.sub(r"[^\w.-]+", "_", stem)[:80] or "image"
+def _opened(data: bytes) -> Image:
+    if data.startswith(b"\x89PNG"):
+        return PngImagePlugin.PngImageFile(BytesIO(data))
+    return JpegImagePlugin.jpeg_factory(BytesIO(data))

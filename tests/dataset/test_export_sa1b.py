@@ -7,27 +7,18 @@ import tarfile
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from dataset.exported import ROTATED, OnePicture, export, picture
 from dataset.small_dataset import HEIGHT, WIDTH, build
 from PIL import Image
 from pycocotools import mask as coco
 
-from data_engine.dataset.export.sa1b import as_jpeg, export_sa1b
+from data_engine.dataset.export.sa1b import Sa1b, as_jpeg
 from data_engine.dataset.reader import MaskDataset
 from data_engine.errors import StorageError
 from data_engine.images.decode import is_plain_jpeg as plain
 
 # in the order of an authentic record
 SA_1B_KEYS = ["bbox", "area", "segmentation", "predicted_iou", "point_coords", "crop_box", "id", "stability_score"]
-ROTATED = Image.Exif()
-ROTATED[0x0112] = 6  # orientation
-
-
-def picture(format="JPEG", mode="RGB", **save):
-    y, x = np.mgrid[:HEIGHT, :WIDTH]
-    pixels = np.stack([4 * y, 4 * x, 2 * (x + y)], 2).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, format, **save)
-    return buffer.getvalue()
 
 
 def decode(data):
@@ -40,14 +31,9 @@ def dataset(tmp_path):
     return MaskDataset(tmp_path / "masks")
 
 
-def originals(dataset, missing=()):
-    data = picture()
-    return ((image, None if image.image_id in missing else data) for image in dataset)
-
-
 def test_a_folder_has_the_files_and_the_schema_of_sa_1b(dataset, tmp_path):
-    report = export_sa1b(originals(dataset), str(tmp_path / "out"), decode, plain)
-    assert (report.images, report.failed, report.files) == (8, 4, 16)
+    report = export(dataset, tmp_path / "out", Sa1b())
+    assert (report.images, report.failed, report.files, report.copied) == (8, 4, 16, 8)
     for number in range(1, 9):
         record = json.loads((tmp_path / f"out/sa_{number}.json").read_text())
         assert list(record) == ["image", "annotations"]
@@ -57,8 +43,7 @@ def test_a_folder_has_the_files_and_the_schema_of_sa_1b(dataset, tmp_path):
             "height": HEIGHT,
             "file_name": f"sa_{number}.jpg",
         }
-        with Image.open(tmp_path / f"out/sa_{number}.jpg") as image:
-            assert image.size == (WIDTH, HEIGHT)
+        assert (tmp_path / f"out/sa_{number}.jpg").read_bytes() == picture()
         for annotation in record["annotations"]:
             assert {key: type(value) for key, value in annotation.items()} == {
                 "bbox": list,
@@ -80,7 +65,7 @@ def test_a_folder_has_the_files_and_the_schema_of_sa_1b(dataset, tmp_path):
 
 
 def test_annotation_ids_are_unique_and_numbers_lead_back_to_the_images(dataset, tmp_path):
-    export_sa1b(originals(dataset), str(tmp_path), decode, plain)
+    export(dataset, tmp_path, Sa1b())
     ids = [
         annotation["id"]
         for number in range(1, 9)
@@ -93,7 +78,7 @@ def test_annotation_ids_are_unique_and_numbers_lead_back_to_the_images(dataset, 
 
 
 def test_tars_hold_pairs_in_order(dataset, tmp_path):
-    report = export_sa1b(originals(dataset), str(tmp_path), decode, plain, images_per_tar=3)
+    report = export(dataset, tmp_path, Sa1b(images_per_tar=3))
     assert report.files == 3
     names = []
     for number in range(3):
@@ -101,10 +86,13 @@ def test_tars_hold_pairs_in_order(dataset, tmp_path):
             names.append(tar.getnames())
     assert [len(tar) for tar in names] == [6, 6, 4]
     assert names[0] == [f"sa_{i}.{kind}" for i in (1, 2, 3) for kind in ("jpg", "json")]
+    index = pq.read_table(tmp_path / "index.parquet").to_pylist()
+    assert [row["sa_id"] for row in index] == list(range(1, 9))
+    assert {row["file"] for row in index} == {f"sa_{number:06d}.tar" for number in range(3)}
 
 
 def test_originals_that_are_gone_are_counted(dataset, tmp_path):
-    report = export_sa1b(originals(dataset, missing={"a/0-0.jpg"}), str(tmp_path), decode, plain)
+    report = export(dataset, tmp_path / "out", Sa1b(), source=OnePicture(missing=frozenset({"a/0-0.jpg"})))
     assert (report.images, report.missing) == (7, 1)
 
 
@@ -141,7 +129,7 @@ def test_originals_above_pillows_own_limit_are_exported(monkeypatch):
 
 def test_images_that_no_jpeg_can_hold_are_counted(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("data_engine.dataset.export.sa1b.JPEG_MAX_SIDE", WIDTH - 1)
-    report = export_sa1b(originals(dataset), str(tmp_path), decode, plain)
+    report = export(dataset, tmp_path / "out", Sa1b())
     assert (report.images, report.too_large) == (0, 8)
 
 
@@ -151,22 +139,18 @@ def test_a_destination_that_refuses_is_one_line(dataset, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a_file").write_text("")
     with pytest.raises(StorageError, match=destination) as caught:
-        export_sa1b(originals(dataset), destination, decode, plain, images_per_tar=images_per_tar)
+        export(dataset, destination, Sa1b(images_per_tar=images_per_tar))
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_no_room_for_a_tar_in_the_making(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.TemporaryFile", lambda: open("/dev/full", "r+b", buffering=0))  # noqa: SIM115
     with pytest.raises(StorageError, match=r"No space left.*TMPDIR"):
-        export_sa1b(originals(dataset), str(tmp_path), decode, plain, images_per_tar=3)
+        export(dataset, tmp_path, Sa1b(images_per_tar=3))
     assert list(tmp_path.glob("*.tar")) == []
 
 
 def test_an_export_that_breaks_off_leaves_no_half_tar(dataset, tmp_path):
-    def breaking():
-        yield from list(originals(dataset))[:3]
-        raise RuntimeError
-
     with pytest.raises(RuntimeError):
-        export_sa1b(breaking(), str(tmp_path / "out"), decode, plain, images_per_tar=3)
-    assert not (tmp_path / "out").exists()
+        export(dataset, tmp_path / "out", Sa1b(images_per_tar=3), source=OnePicture(broken="a/1-0.jpg"))
+    assert list((tmp_path / "out").glob("*.tar*")) == []

@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 import colorsys
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
+from data_engine.dataset.export.format import Context, ExportImage, Finished, PieceTarget
 from data_engine.dataset.reader import DatasetImage
 
 OPACITY = 0.5
 MAX_SIDE = 1200
+JPEG_QUALITY = 90
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlays:
+    """<number>-<name>.jpg for every image that has masks."""
+
+    name: ClassVar[str] = "overlays"
+    needs_originals: ClassVar[bool] = True
+    images_per_piece: ClassVar[int] = 100
+
+    def write(self, images: Iterator[ExportImage], target: PieceTarget, context: Context) -> None:
+        for item in images:
+            buffer = io.BytesIO()
+            picture = draw_overlay(context.pictures.decode(item.original), item.image)
+            picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
+            target.put(f"{item.name}.jpg", buffer.getvalue())
+            target.wrote(item.image)
+
+    def finish(self, export: Finished) -> list[str]:  # noqa: ARG002 - nothing describes the whole
+        return []
 
 
 def draw_overlay(pixels: np.ndarray, image: DatasetImage, max_side: int = MAX_SIDE) -> Image.Image:

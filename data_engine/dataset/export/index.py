@@ -1,0 +1,44 @@
+"""`index.parquet`: from the names of an export back to the images of the dataset."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_engine.dataset.export.destination import in_the_making, put_bytes, put_stream
+from data_engine.dataset.export.format import STATE_FOLDER, Finished, PieceTarget
+from data_engine.storage import join, read_bytes
+
+INDEX_FILE = "index.parquet"
+
+
+def to_parquet(rows: list[dict[str, Any]], schema: pa.Schema) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def put_piece_of_index(target: PieceTarget, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    """The rows of one piece, kept aside until all are there."""
+    target.put_aside(_name(target.index), to_parquet(rows, schema))
+
+
+def put_index(export: Finished, schema: pa.Schema) -> None:
+    """One table of all pieces, streamed."""
+    if len(export.reports) == 1:
+        put_bytes(join(export.destination, INDEX_FILE), read_bytes(join(export.destination, STATE_FOLDER, _name(0))))
+        return
+    with in_the_making("an index") as file:
+        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            for index in range(len(export.reports)):
+                data = read_bytes(join(export.destination, STATE_FOLDER, _name(index)))
+                writer.write_table(pq.read_table(io.BytesIO(data)))
+        file.seek(0)
+        put_stream(join(export.destination, INDEX_FILE), file)
+
+
+def _name(index: int) -> str:
+    return f"index-{index:06d}.parquet"
