@@ -1,1 +1,1 @@
-"""Training: prompts, losses and loop for any SAM, and the data that the starter model is trained on."""
+"""Training: of any SAM on images with masks (`supervised`), and of the starter model, from scratch without labels."""

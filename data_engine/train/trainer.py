@@ -21,6 +21,7 @@ from data_engine.train.decoding import answer_correction, answer_first, at_phase
 from data_engine.train.losses import DecodingLoss, decoding_loss
 from data_engine.train.precision import WorkingCopy
 from data_engine.train.samples import Sample
+from data_engine.train.weight_decay import is_decayed
 
 logger = logging.getLogger(__name__)
 
@@ -207,9 +208,7 @@ def learning_rate(config: TrainConfig, step: int, share_done: float) -> float:
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Weight decay for matrices only: not for biases, norms, embeddings and positions."""
-    spared = ("pos_embed", "rel_pos", "embed", "_token")
-    decayed = [p for name, p in model.named_parameters() if p.ndim >= 2 and not any(word in name for word in spared)]
+    decayed = [parameter for name, parameter in model.named_parameters() if is_decayed(name, parameter)]
     ids = {id(p) for p in decayed}
     others = [p for p in model.parameters() if id(p) not in ids]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -1,0 +1,62 @@
+"""Masks that people drew, in the layouts that `data_engine.evaluation` reads: COCO's JSON and folders of id maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rlemasklib import RLEMask
+
+from data_engine.errors import SourceError
+from data_engine.evaluation.ground_truth import Entry, GroundTruth
+from data_engine.images.decode import decode
+from data_engine.images.settings import InputSettings
+from data_engine.images.shard import ImageError
+from data_engine.train.data.labelled import DataFilters
+from data_engine.train.data.pool import Example, Pool, Portion
+
+
+class TruthMasks(Pool):
+    """Every image that has an object is an entry; the photographs and outlines are read when their turn comes.
+
+    Crowds (COCO's `iscrowd`: one outline around many things) are no masks to train on. People's masks have no
+    predicted IoU and no stability, so those limits do not touch them.
+    """
+
+    def __init__(self, truth: GroundTruth, filters: DataFilters) -> None:
+        """Raises SourceError where no image has an object."""
+        super().__init__(truth.source, filters)
+        if not truth.entries:
+            raise SourceError(f"{truth.source}: none of its images is there and has an object; check the folders")
+        self.kind = "coco" if truth.kind == "COCO" else "idmaps"  # type: ignore[misc]
+        self._entries = truth.entries
+        self._without = truth.without
+
+    def sizes(self) -> Sequence[int]:
+        return [len(self._entries)]
+
+    def image_ids(self) -> Iterator[str]:
+        return (entry.image_id for entry in self._entries)
+
+    def read(self, portion: Portion) -> Iterator[Example | None]:
+        for position in portion.positions:
+            entry = self._entries[position]
+            yield Example(entry.image_id, partial(_masks, entry), partial(_pixels, entry.path))
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "images_without_counterpart": self._without}
+
+
+def _masks(entry: Entry) -> list[RLEMask]:
+    return entry.outlines().masks
+
+
+def _pixels(path: Path) -> np.ndarray:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError("unreadable", f"{path} cannot be read: {error.strerror}") from None
+    return decode(data, InputSettings())

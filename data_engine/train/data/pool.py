@@ -1,0 +1,166 @@
+"""What the readers share: order, filters, and what is passed over, counted and said."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from rlemasklib import RLEMask
+
+from data_engine.errors import DatasetError, SourceError
+from data_engine.images.shard import ImageError
+from data_engine.train.data.labelled import DataFilters, LabelledImage
+from data_engine.train.data.order import shuffled_stretch, stretch
+
+logger = logging.getLogger(__name__)
+
+NO_MASKS = "no mask that passes the filters"
+_DAMAGED_AT_FIRST = 50  # so many, and none that is whole: the data are not what they were taken for
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """What of a unit is read: positions in it, in the order that is asked for."""
+
+    unit: int
+    positions: list[int]
+    seed: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One entry, of which nothing is decoded before it is asked for. Both raise ImageError or SourceError."""
+
+    image_id: str
+    masks: Callable[[], list[RLEMask]]  # those that pass the limits that only the reader can check
+    pixels: Callable[[], np.ndarray]  # HxWx3 uint8
+
+
+class Pool(ABC):
+    """Entries in units that a subclass reads, as `TrainingData`."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, source: str, filters: DataFilters) -> None:
+        self.source = source
+        self.filters = filters
+        self.passed_over: Counter[str] = Counter()
+        """Entries that could not be used, by reason, counted in this process."""
+        self._whole = 0
+
+    @property
+    def window(self) -> int | None:
+        """Entries that are shuffled together, where a unit is read from front to back; None: all of a unit."""
+        return None
+
+    @abstractmethod
+    def sizes(self) -> Sequence[int]:
+        """Entries of every unit."""
+
+    @abstractmethod
+    def read(self, portion: Portion) -> Iterator[Example | None]:
+        """An example for each position, in the order given; None where no mask passes the filters.
+
+        Each is used before the next is asked for. Raises StorageError where a store fails.
+        """
+
+    @abstractmethod
+    def image_ids(self) -> Iterator[str]:
+        """Of all entries."""
+
+    def __len__(self) -> int:
+        return sum(self.sizes())
+
+    def entries(self, rank: int, world: int) -> int:
+        """Entries of a rank's epoch, those that will be passed over included."""
+        return len(stretch(len(self), rank, world))
+
+    def epoch(self, epoch: int, *, seed: int, rank: int = 0, world: int = 1, skip: int = 0) -> Iterator[LabelledImage]:
+        """See `TrainingData`. Raises DatasetError when a whole epoch has nothing, SourceError when nothing is whole."""
+        consumed, used = skip, 0
+        order = shuffled_stretch(
+            self.sizes(), seed=seed, epoch=epoch, rank=rank, world=world, skip=skip, window=self.window
+        )
+        for unit, positions in order:
+            for example in self.read(Portion(unit, positions.tolist(), seed, epoch)):
+                consumed += 1
+                found = self._labelled(example, consumed, seed, epoch)
+                if found is not None:
+                    used += 1
+                    yield found
+        if not used and world == 1 and skip == 0:
+            raise DatasetError(
+                f"{self.source}: none of its {consumed:,} images can be trained on ({self._reasons()}); "
+                "loosen the filters or use other data"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "source": self.source,
+            "images": len(self),
+            "filters": asdict(self.filters),
+            "passed_over": dict(self.passed_over),
+        }
+
+    def _labelled(self, example: Example | None, consumed: int, seed: int, epoch: int) -> LabelledImage | None:
+        if example is None:
+            self._pass_over(NO_MASKS)
+            return None
+        try:
+            masks = self._kept(example, seed, epoch)
+            if len(masks) < self.filters.min_masks_per_image:
+                self._pass_over(NO_MASKS)
+                return None
+            pixels = example.pixels()
+            _check_shapes(pixels, masks)
+        except ImageError as error:
+            self._damaged(error.type, f"{example.image_id}: {error}")
+            return None
+        except SourceError as error:
+            self._damaged("damaged", str(error))
+            return None
+        self._whole += 1
+        return LabelledImage(example.image_id, pixels, masks, consumed)
+
+    def _kept(self, example: Example, seed: int, epoch: int) -> list[RLEMask]:
+        filters = self.filters
+        masks = [mask for mask in example.masks() if self._fits(mask)]
+        limit = filters.max_masks_per_image
+        if limit is not None and len(masks) > limit:
+            rng = np.random.default_rng([seed, epoch, zlib.crc32(example.image_id.encode())])
+            masks = [masks[i] for i in np.sort(rng.choice(len(masks), limit, replace=False))]
+        return masks
+
+    def _fits(self, mask: RLEMask) -> bool:
+        height, width = mask.shape
+        area = int(mask.area())
+        return self.filters.min_area <= area <= self.filters.max_area_fraction * height * width
+
+    def _pass_over(self, reason: str) -> None:
+        self.passed_over[reason] += 1
+
+    def _damaged(self, reason: str, message: str) -> None:
+        if not self.passed_over[reason]:
+            logger.warning("%s: passed over, like all that follow (see passed_over in the log): %s", reason, message)
+        self._pass_over(reason)
+        damaged = sum(count for why, count in self.passed_over.items() if why != NO_MASKS)
+        if not self._whole and damaged >= _DAMAGED_AT_FIRST:
+            raise SourceError(f"{self.source}: the first {damaged} images cannot be used, the last since {message}")
+
+    def _reasons(self) -> str:
+        return "; ".join(f"{count:,}: {reason}" for reason, count in self.passed_over.items()) or "it is empty"
+
+
+def _check_shapes(pixels: np.ndarray, masks: list[RLEMask]) -> None:
+    for mask in masks:
+        if tuple(mask.shape) != pixels.shape[:2]:
+            (h, w), (height, width) = mask.shape, pixels.shape[:2]
+            raise ImageError("changed", f"the image is {width}x{height} pixels, its masks are {w}x{h}")

@@ -1,0 +1,1 @@
+"""Training of any SAM on images with masks, by simulated interactive prompts (`data-engine train`)."""

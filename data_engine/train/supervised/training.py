@@ -1,0 +1,207 @@
+"""The training loop: steps, validations and states, from the start or from where a killed run was."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from data_engine.errors import ModelFailure
+from data_engine.train.supervised.average import AverageWeights
+from data_engine.train.supervised.decoding_step import FIGURES, GradientStep
+from data_engine.train.supervised.log_files import LogFiles
+from data_engine.train.supervised.optimizer import learning_rate, make_optimizer, trained_parameters
+from data_engine.train.supervised.settings import TrainingSettings
+from data_engine.train.supervised.starting_model import Start
+from data_engine.train.supervised.state_file import read_state, write_state
+from data_engine.train.supervised.stream import ExampleStream, Item, Position
+from data_engine.train.supervised.validation import Validation
+from data_engine.train.supervised.workers import Workers
+
+
+class Watcher(Protocol):
+    """Whoever looks on."""
+
+    def began(self, step: int, steps: int) -> None: ...
+
+    def stepped(self, record: dict[str, Any]) -> None: ...
+
+    def validated(self, record: dict[str, Any]) -> None: ...
+
+
+@dataclass(slots=True)
+class Progress:
+    step: int = 0  # optimiser steps, skipped ones included
+    images: int = 0  # of all workers
+    prompted_masks: int = 0
+    passed_over: int = 0  # images that had nothing to prompt
+    skipped: int = 0  # steps without a finite loss
+    skipped_in_a_row: int = 0
+    seconds: float = 0.0
+    position: Position = field(default_factory=Position)  # of this worker
+
+
+class Training:
+    """Trains a model in place. Only the worker of rank 0 writes."""
+
+    def __init__(
+        self,
+        start: Start,
+        settings: TrainingSettings,
+        stream: ExampleStream,
+        gradients: GradientStep,
+        validation: Validation | None,
+        output: Path,
+        identity: dict[str, Any],
+        workers: Workers,
+        watcher: Watcher,
+    ) -> None:
+        self.model = start.model
+        self.settings = settings
+        self.progress = Progress()
+        self.average = AverageWeights(self.model, settings.train.ema_decay)
+        self._stream = stream
+        self._gradients = gradients
+        self._validation = validation
+        self._output = output
+        self._identity = identity
+        self._workers = workers
+        self._watcher = watcher
+        self._optimizer = make_optimizer(self.model, settings.optimizer)
+        self._parameters = [parameter for _, parameter in trained_parameters(self.model)]
+
+    def run(self) -> None:
+        """Trains to the last step. Raises ModelFailure when the loss is not finite for too many steps in a row."""
+        steps, every = self.settings.train.steps, self.settings.run.state_every_steps
+        resumed = self._resume()
+        logs = self._logs(self.progress.step if resumed else -1)
+        self._watcher.began(self.progress.step, steps)
+        try:
+            if not resumed:
+                self._validate(logs)
+            for items in self._batches():
+                epoch = self.progress.position.epoch
+                record = self._step(items)
+                self._record(logs, record)
+                done = self.progress.step == steps
+                if self._is_due(epoch) or done:
+                    self._validate(logs)
+                if self.progress.step % every == 0 or done:
+                    self._save()
+        finally:
+            if logs is not None:
+                logs.close()
+
+    def _batches(self) -> Iterator[list[Item]]:
+        train = self.settings.train
+        with closing(self._stream.items(self.progress.position)) as items:
+            while self.progress.step < train.steps:
+                yield list(islice(items, train.images_per_batch * train.accumulate))
+
+    def _step(self, items: list[Item]) -> dict[str, Any]:
+        """One optimiser step."""
+        started = time.monotonic()
+        progress, settings = self.progress, self.settings
+        self._optimizer.zero_grad(set_to_none=True)
+        figures = self._workers.mean(self._gradients.run([item.example for item in items]))
+        self._workers.average_gradients(self._parameters)
+        norm = float(nn.utils.clip_grad_norm_(self._parameters, settings.optimizer.gradient_clip or math.inf))
+        rate = learning_rate(settings.optimizer, progress.step, settings.train.steps)
+        finite = math.isfinite(norm) and bool(torch.isfinite(figures).all())
+        if finite:
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate * group["scale"]
+            self._optimizer.step()
+            self.average.update(progress.step)
+        self._count(items, finite)
+        progress.seconds += time.monotonic() - started
+        if progress.skipped_in_a_row >= settings.train.give_up_after:
+            raise ModelFailure(
+                f"the loss was not finite for {progress.skipped_in_a_row} steps in a row, up to step {progress.step}: "
+                "lower optimizer.learning_rate, or try train.precision=float32; "
+                f"the last state, if any was written, is from before: {self._output}"
+            )
+        return {
+            "step": progress.step,
+            "epoch": progress.position.epoch,
+            "images": progress.images,
+            **{name: _finite(float(value)) for name, value in zip(FIGURES, figures, strict=True)},
+            "learning_rate": rate,
+            "gradient_norm": _finite(norm),
+            "skipped": progress.skipped,
+            "seconds": round(progress.seconds, 3),
+        }
+
+    def _count(self, items: list[Item], finite: bool) -> None:
+        progress = self.progress
+        progress.step += 1
+        progress.images += len(items) * self._workers.world
+        progress.prompted_masks += sum(len(item.example.targets) for item in items)
+        progress.passed_over += sum(item.passed_over for item in items)
+        progress.skipped += not finite
+        progress.skipped_in_a_row = 0 if finite else progress.skipped_in_a_row + 1
+        progress.position = items[-1].position
+
+    def _record(self, logs: LogFiles | None, record: dict[str, Any]) -> None:
+        if logs is not None:
+            logs.step(record)
+        self._watcher.stepped(record)
+
+    def _is_due(self, epoch: int) -> bool:
+        every = self.settings.run.validate_every_steps
+        return self.progress.position.epoch > epoch if every is None else self.progress.step % every == 0
+
+    def _validate(self, logs: LogFiles | None) -> None:
+        if self._validation is None or logs is None:
+            return
+        with self.average.in_place():
+            record, pictures = self._validation.measure(self.model, self.progress.step)
+        logs.validation(record, pictures)
+        self._watcher.validated(record)
+
+    def _logs(self, step: int) -> LogFiles | None:
+        if self._workers.rank:
+            return None
+        return LogFiles(self._output, step, tensorboard=self.settings.run.tensorboard)
+
+    def _save(self) -> None:
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        mine = {"progress": asdict(self.progress), "random": torch.get_rng_state(), "random_cuda": cuda}
+        every = self._workers.gather(mine)
+        if self._workers.rank:
+            return
+        state = {
+            "weights": {name: parameter.detach() for name, parameter in trained_parameters(self.model)},
+            "average": self.average.weights,
+            "optimizer": self._optimizer.state_dict(),
+            "workers": every,
+        }
+        write_state(self._output, self._identity, state)
+
+    def _resume(self) -> bool:
+        state = read_state(self._output, self._identity)
+        if state is None:
+            return False
+        mine = state["workers"][self._workers.rank]
+        self.average.put(state["weights"])
+        device = self._gradients.device
+        self.average.weights = {name: tensor.to(device) for name, tensor in state["average"].items()}
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**{**mine["progress"], "position": Position(**mine["progress"]["position"])})
+        torch.set_rng_state(mine["random"])
+        if mine["random_cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(mine["random_cuda"])
+        return True
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows neither NaN nor infinity."""
+    return value if math.isfinite(value) else None

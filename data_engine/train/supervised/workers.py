@@ -1,0 +1,61 @@
+"""What several workers of one training share, by torch.distributed: gradients, figures and states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+class Alone:
+    """One worker."""
+
+    rank, world = 0, 1
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        pass
+
+    def mean(self, values: Tensor) -> Tensor:
+        return values
+
+    def gather(self, value: T) -> list[T]:
+        return [value]
+
+
+class Together:
+    """A worker of a process group that is set up already, as Ray Train does."""
+
+    def __init__(self) -> None:
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """All gradients in one message; a parameter that a worker did not use counts as zero there."""
+        known = list(parameters)
+        for parameter in known:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([parameter.grad.flatten() for parameter in known if parameter.grad is not None])
+        dist.all_reduce(flat)
+        flat /= self.world
+        for parameter, part in zip(known, flat.split([parameter.numel() for parameter in known]), strict=True):
+            parameter.grad = part.view_as(parameter)
+
+    def mean(self, values: Tensor) -> Tensor:
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        total = values.to(device)
+        dist.all_reduce(total)
+        return (total / self.world).to(values.device)
+
+    def gather(self, value: T) -> list[T]:
+        """Every worker's value, by rank."""
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, value)
+        return found
+
+
+Workers = Alone | Together

@@ -1,0 +1,78 @@
+"""Settings of a loop: what is wrong is said at once, and overrides reach the command that they are for."""
+
+from __future__ import annotations
+
+import pytest
+
+from data_engine.errors import ConfigError
+from data_engine.loop.settings import load_loop_settings
+from data_engine.train.data.labelled import DataFilters
+
+
+def test_the_packaged_settings_are_whole():
+    settings = load_loop_settings()
+    assert settings.rounds == 2
+    assert settings.job("starter").masks.points_per_side == 16
+    trainer = settings.trainer("starter")
+    assert trainer.model.name == "starter"
+    assert trainer.data.filters == settings.filters
+
+
+def test_overrides_reach_generate_training_and_filters():
+    settings = load_loop_settings(
+        None,
+        [
+            "generate.masks.points_per_side=8",
+            "generate.run.device=cpu",
+            "training.train.steps=7",
+            "training.set.train.seed=3",
+            "filters.min_area=9",
+            "evaluation.limit=4",
+            "rounds=5",
+        ],
+    )
+    assert settings.job("starter").masks.points_per_side == 8
+    assert settings.job("starter").run.device == "cpu"
+    assert (settings.trainer("x").train.steps, settings.trainer("x").train.seed) == (7, 3)
+    assert settings.trainer("x").data.filters.min_area == 9
+    assert isinstance(settings.filters, DataFilters)
+    assert (settings.evaluation.limit, settings.rounds) == (4, 5)
+
+
+def test_what_decides_the_result_is_its_content():
+    base = load_loop_settings().content()
+    same = ("rounds=9", "generate.run.device=cpu", "training.run.device=cpu", "datasets=s3://bucket/x")
+    other = ("generate.masks.points_per_side=8", "training.train.steps=7", "filters.min_area=9", "mix=scenes:3")
+    assert all(load_loop_settings(None, [override]).content() == base for override in same)
+    assert all(load_loop_settings(None, [override]).content() != base for override in other)
+
+
+def test_stages_go_on_with_the_last_one():
+    settings = load_loop_settings(None, ["stages=[assisted, automatic]", "people=coco:{round}.json@in"])
+    assert [settings.stage(number) for number in (1, 2, 3)] == ["assisted", "automatic", "automatic"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("round=3", "unknown setting 'round'"),
+        ("rounds=0", "rounds: Input should be greater"),
+        ("stages=[assisted]", "stages with people need `people`"),
+        ("filters.min_aria=3", "unknown setting 'filters.min_aria'"),
+        ("filters.max_area_fraction=0", "max_area_fraction is 0"),
+        ("generate.masks.points=8", "points"),
+        ("training.train.stepz=8", "did you mean 'steps'"),
+        ("rounds", "write it as setting=value"),
+    ],
+)
+def test_wrong_settings_are_named(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_loop_settings(None, [override])
+
+
+def test_a_file_that_is_no_settings(tmp_path):
+    (tmp_path / "x.yaml").write_text("- 1\n")
+    with pytest.raises(ConfigError, match="expected settings such as"):
+        load_loop_settings(tmp_path / "x.yaml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_loop_settings(tmp_path / "absent.yaml")

@@ -1,0 +1,207 @@
+"""The whole training on small images: it learns, exports what loads everywhere, and gives up on what is not finite."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from train.blobs import Blobs, settings_for
+
+from data_engine.errors import CheckpointError, ModelFailure, PlanMismatch, SourceError, UsageError
+from data_engine.sam.checkpoint_export import export_checkpoint
+from data_engine.sam.checkpoints import load_checkpoint
+from data_engine.sam.predictor import SamPredictor
+from data_engine.sam.segmenter import load_segmenter
+from data_engine.train.supervised.decoding_step import GradientStep
+from data_engine.train.supervised.encoder import checkpoint_blocks
+from data_engine.train.supervised.log_files import read_lines
+from data_engine.train.supervised.optimizer import trained_parameters
+from data_engine.train.supervised.run import Sources, Unwatched, train
+from data_engine.train.supervised.starting_model import starting_model
+from data_engine.train.supervised.views import ViewMaker
+
+SOURCES = Sources(Blobs(6), Blobs(2))
+
+
+def losses(folder) -> list[float]:
+    return [line["loss"] for line in read_lines(folder / "log.jsonl")]
+
+
+def test_what_is_trained_loads_here_and_is_described(tmp_path):
+    weights = train(settings_for(), SOURCES, tmp_path)
+    predictor = SamPredictor(load_segmenter(weights, "cpu"))
+    predictor.set_image(np.zeros((60, 80, 3), np.uint8))
+    masks, scores, _ = predictor.predict(np.array([[20.0, 30.0]]), np.ones(1))
+    assert masks.shape == (3, 60, 80)
+    assert np.isfinite(scores).all()
+    exported = export_checkpoint(weights, tmp_path / "mine.pth", "segment-anything")
+    assert load_checkpoint(exported.path).architecture == load_checkpoint(weights).architecture
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card["weights"]["sha256"] == load_checkpoint(weights).sha256
+    assert card["progress"]["steps"] == 4
+    assert card["data"]["training"] == {"images": 6}
+    assert [line["step"] for line in card["evaluation"]] == [0, 4]
+    assert "| 1 | best of three |" in (tmp_path / "README.md").read_text()
+    assert len(list((tmp_path / "pictures").glob("step-*/*.jpg"))) == 2
+
+
+def test_what_is_exported_is_the_average(tmp_path):
+    weights = train(settings_for(), SOURCES, tmp_path)
+    average = torch.load(tmp_path / "state.pt", weights_only=True)["average"]
+    for name, tensor in load_file(weights).items():
+        if name in average:
+            assert torch.equal(tensor, average[name]), name
+
+
+def test_it_learns(tmp_path):
+    settings = settings_for(
+        train={"steps": 30, "images_per_batch": 1}, optimizer={"learning_rate": 5e-3}, prompts={"corrections": 0}
+    )
+    train(settings, Sources(Blobs(1)), tmp_path)
+    found = losses(tmp_path)
+    assert np.mean(found[-5:]) < 0.8 * np.mean(found[:5])
+
+
+def test_frozen_weights_stay_and_others_do_not(tmp_path):
+    settings = settings_for(train={"frozen": ["image_encoder.*"]}, run={"embeddings": "disk"})
+    before = starting_model(settings).model.state_dict()
+    after = load_file(train(settings, Sources(Blobs(4)), tmp_path))
+    changed = {name.partition(".")[0] for name in after if not torch.equal(after[name], before[name])}
+    assert changed == {"prompt_encoder", "mask_decoder"}
+    assert list((tmp_path / "embeddings").glob("*.npy"))
+
+
+def test_adapters_are_exported_as_plain_weights(tmp_path):
+    pytest.importorskip("peft")
+    weights = train(settings_for(model={"lora": {"rank": 2}}), Sources(Blobs(4)), tmp_path)
+    before = starting_model(settings_for()).model.state_dict()
+    after = load_file(weights)
+    changed = {
+        name for name in after if name.startswith("image_encoder") and not torch.equal(after[name], before[name])
+    }
+    assert changed == {
+        f"image_encoder.blocks.{block}.attn.{layer}.weight" for block in (0, 1) for layer in ("qkv", "proj")
+    }
+    load_checkpoint(weights)
+
+
+def test_a_cut_run_goes_on_to_the_same_weights(tmp_path):
+    """Whatever is random is drawn again: views, prompts, stochastic depth."""
+    settings = settings_for(train={"steps": 6, "drop_path": 0.3, "images_per_batch": 1, "accumulate": 2})
+    whole = load_file(train(settings, SOURCES, tmp_path / "whole"))
+
+    class CutAfter3(Unwatched):
+        def stepped(self, record):
+            if record["step"] == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, SOURCES, tmp_path / "cut", watcher=CutAfter3())
+    assert len(losses(tmp_path / "cut")) == 3  # the state is of step 2
+    resumed = load_file(train(settings, SOURCES, tmp_path / "cut"))
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+    assert read_lines(tmp_path / "cut" / "validation.jsonl") == read_lines(tmp_path / "whole" / "validation.jsonl")
+
+
+def test_a_finished_run_is_left_as_it_is_and_another_is_refused(tmp_path):
+    weights = train(settings_for(), SOURCES, tmp_path)
+    before = weights.read_bytes()
+    train(settings_for(run={"state_every_steps": 1}), SOURCES, tmp_path)
+    assert weights.read_bytes() == before
+    with pytest.raises(PlanMismatch, match=r"train\.steps: 4 -> 9.*choose another --output"):
+        train(settings_for(train={"steps": 9}), SOURCES, tmp_path)
+    (tmp_path / "state.pt").write_bytes(b"PK damaged")
+    with pytest.raises(CheckpointError, match=r"state\.pt cannot be read"):
+        train(settings_for(), SOURCES, tmp_path)
+
+
+def test_images_without_masks_are_passed_over_and_counted(tmp_path):
+    train(settings_for(), Sources(Blobs(5, bare=(1, 3))), tmp_path)
+    progress = json.loads((tmp_path / "card.json").read_text())["progress"]
+    assert progress["images"] == 8
+    assert progress["images_without_masks_passed_over"] >= 3
+    with pytest.raises(SourceError, match="no image with a mask to prompt"):
+        train(settings_for(), Sources(Blobs(2, bare=(0, 1))), tmp_path / "none")
+    with pytest.raises(SourceError, match="no image with a mask to prompt"):
+        train(settings_for(), Sources(Blobs(0)), tmp_path / "empty")
+
+
+def test_a_model_that_answers_nothing_finite_is_given_up(tmp_path):
+    weights = load_file(train(settings_for(), Sources(Blobs(2)), tmp_path / "good"))
+    weights["mask_decoder.mask_tokens.weight"].fill_(math.nan)
+    save_file(weights, tmp_path / "bad.safetensors")
+    settings = settings_for(model={"name": str(tmp_path / "bad.safetensors")}, train={"steps": 9, "give_up_after": 3})
+    with pytest.raises(ModelFailure, match=r"not finite for 3 steps in a row, up to step 3: lower optimizer"):
+        train(settings, Sources(Blobs(2)), tmp_path / "run")
+    assert [line["skipped"] for line in read_lines(tmp_path / "run" / "log.jsonl")] == [1, 2]
+
+
+def test_a_step_that_is_not_finite_changes_nothing(tmp_path, monkeypatch):
+    plain = GradientStep.run
+    calls = []
+
+    def poisoned(self, examples):
+        figures = plain(self, examples)
+        calls.append({name: p.detach().clone() for name, p in trained_parameters(self.model)})
+        if len(calls) == 2:
+            next(p for p in self.model.parameters() if p.grad is not None).grad.fill_(math.inf)
+        return figures
+
+    monkeypatch.setattr(GradientStep, "run", poisoned)
+    train(settings_for(), Sources(Blobs(4)), tmp_path)
+    assert all(torch.equal(calls[1][name], tensor) for name, tensor in calls[2].items())
+    assert any(not torch.equal(calls[2][name], tensor) for name, tensor in calls[3].items())
+    assert json.loads((tmp_path / "card.json").read_text())["progress"]["steps_skipped"] == 1
+
+
+def gradients(settings):
+    start = starting_model(settings)
+    if settings.run.gradient_checkpointing:
+        checkpoint_blocks(start.model.image_encoder)
+    maker = ViewMaker(settings.data, 4, 0, 64, 64)
+    examples = [maker.view(image, 0) for image in Blobs(2).epoch(0, seed=0)]
+    GradientStep(start.model, settings, torch.device("cpu"), None, "").run(examples)
+    return {name: p.grad for name, p in trained_parameters(start.model) if p.grad is not None}
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"run": {"gradient_checkpointing": True}},
+        {"train": {"images_per_batch": 1, "accumulate": 2}},
+    ],
+    ids=["checkpointing", "accumulation"],
+)
+def test_saving_memory_changes_no_gradient(sections):
+    plain, saving = gradients(settings_for()), gradients(settings_for(**sections))
+    assert plain.keys() == saving.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(saving[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_bfloat16_gradients_point_the_same_way():
+    plain, half = gradients(settings_for()), gradients(settings_for(train={"precision": "bfloat16"}))
+    a, b = (torch.cat([g.flatten() for g in found.values()]) for found in (plain, half))
+    assert all(gradient.dtype == torch.float32 for gradient in half.values())
+    assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.98
+
+
+def test_an_impossible_size_of_the_loss_is_explained(tmp_path):
+    with pytest.raises(UsageError, match=r"loss\.upsample=4 makes masks of 128 pixels"):
+        train(settings_for(loss={"upsample": 4}), SOURCES, tmp_path)
+    with pytest.raises(UsageError, match="local folder"):
+        train(settings_for(), SOURCES, "s3://bucket/run")
+
+
+def test_tensorboard_gets_the_curve(tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train(settings_for(run={"tensorboard": True}), SOURCES, tmp_path)
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4]
+    assert "validation/1 clicks best_of_three" in events.Tags()["scalars"]
+    assert events.Tags()["images"]
