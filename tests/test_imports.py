@@ -21,7 +21,20 @@ MAY_USE = {
     "dataset": set(),
     "evaluation": {"sam", "masks", "images", "dataset"},
 }
-ABOVE = {"pipeline", "cli", "train", "jobs", "bench"}
+ABOVE = {
+    "pipeline",
+    "cli",
+    "train",
+    "loop",
+    "jobs",
+    "bench",
+    "dedup",
+    "replay",
+    "report",
+    "sql",
+    "viewer",
+    "human_audit",
+}
 FOREIGN = {"ray", "typer"}
 
 

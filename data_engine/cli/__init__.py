@@ -3,8 +3,44 @@
 One file a command; each adds itself to the app.
 """
 
-from data_engine.cli import bench, config, dataset, doctor, evaluate, export, generate, models
+from data_engine.cli import (
+    audit_sample,
+    bench,
+    config,
+    dataset,
+    dedup,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    loop,
+    models,
+    replay,
+    report,
+    sql,
+    train,
+    view,
+)
 from data_engine.cli.app import app
 from data_engine.cli.entry import main
 
-__all__ = ["app", "bench", "config", "dataset", "doctor", "evaluate", "export", "generate", "main", "models"]
+__all__ = [
+    "app",
+    "audit_sample",
+    "bench",
+    "config",
+    "dataset",
+    "dedup",
+    "doctor",
+    "evaluate",
+    "export",
+    "generate",
+    "loop",
+    "main",
+    "models",
+    "replay",
+    "report",
+    "sql",
+    "train",
+    "view",
+]

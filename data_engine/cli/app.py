@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -11,14 +10,16 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from data_engine import __version__
-from data_engine.storage import redact
 
 
 class InOrder(TyperGroup):
     """Commands in the order in which people meet them."""
 
     def list_commands(self, _: Any) -> list[str]:
-        first = ["generate", "status", "audit", "export", "evaluate", "models", "config", "doctor", "bench"]
+        first = [
+            *("generate", "status", "audit", "report", "view", "sql", "dedup", "replay", "audit-sample"),
+            *("audit-report", "export", "evaluate", "train", "loop", "models", "config", "doctor", "bench"),
+        ]
         return sorted(self.commands, key=lambda name: first.index(name) if name in first else len(first))
 
 
@@ -56,17 +57,3 @@ def main_options(
 
 def say(mark: str, style: str, text: str) -> None:
     out.print(Text.assemble((mark, style), " ", text), soft_wrap=True)
-
-
-def say_how_to_go_on() -> None:
-    """The command to run again, without the secrets of signed links."""
-    import shlex
-
-    from data_engine.signed_urls import unsigned
-
-    given = sys.argv[1:]
-    shown = [redact(unsigned(argument)) for argument in given]
-    err.print("Stopped. What is committed is safe; the same command goes on:", soft_wrap=True)
-    err.print(f"  {shlex.join(['data-engine', *shown])}", soft_wrap=True)
-    if shown != given:
-        err.print("  (with its links signed, anew if they have expired)", soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import sys
 import traceback
 from contextlib import suppress
@@ -11,11 +12,13 @@ from contextlib import suppress
 import typer
 from rich.text import Text
 
-from data_engine.cli.app import app, err, say_how_to_go_on
+from data_engine.cli.app import app, err
 from data_engine.errors import DataEngineError, UsageError
+from data_engine.signed_urls import unsigned
 from data_engine.storage import redact
 
 STOPPED = 130  # exit code, as a shell gives it for SIGINT
+RESUMABLE = {"generate", "replay", "export", "train", "loop"}  # what they have finished stays, and is not done again
 
 
 def main() -> None:
@@ -27,7 +30,6 @@ def main() -> None:
     try:
         code = app(standalone_mode=False) or 0  # the code of a typer.Exit
     except (KeyboardInterrupt, typer.Abort):
-        say_how_to_go_on()
         code = STOPPED
     except DataEngineError as error:
         if debug:
@@ -40,11 +42,27 @@ def main() -> None:
         if code is None:
             _print_traceback(error)
             code = 1
+    if code == STOPPED:
+        _say_stopped()
     with suppress(BrokenPipeError):
         sys.stdout.flush()
     if code == STOPPED:
         os._exit(code)  # without waiting for threads that read from a store that has stopped sending
     sys.exit(code)
+
+
+def _say_stopped() -> None:
+    """With the command to run again, without the secrets of signed links, where that goes on."""
+    given = sys.argv[1:]
+    command = next((argument for argument in given if not argument.startswith("-")), "")
+    if command not in RESUMABLE:
+        err.print("Stopped.")
+        return
+    shown = [redact(unsigned(argument)) for argument in given]
+    err.print("Stopped. What is committed is safe; the same command goes on:", soft_wrap=True)
+    err.print(f"  {shlex.join(['data-engine', *shown])}", soft_wrap=True)
+    if shown != given:
+        err.print("  (with its links signed, anew if they have expired)", soft_wrap=True)
 
 
 def _print_traceback(error: Exception) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from data_engine.cli.app import OutputArgument, SetOption, app, err, out, say, say_how_to_go_on
+from data_engine.cli.app import OutputArgument, SetOption, app, err, out, say
 from data_engine.errors import UsageError
 from data_engine.storage import redact
 
@@ -60,8 +60,6 @@ def generate(
     Exit codes: 0 every image is masked, 3 finished but images failed, 1 the job failed, 2 wrong usage, 130 stopped.
     """
     from data_engine.config import load_config
-    from data_engine.pipeline.job import generate as run_job
-    from data_engine.pipeline.progress import Progress
 
     overrides = [f"model.name={json.dumps(model)}"] if model else []
     overrides += [f"run.device={device}"] if device else []
@@ -81,14 +79,15 @@ def generate(
             "See docs/starter-model.md; for real masks add --model sam_vit_h",
             style="yellow",
         )
+    from data_engine.pipeline.job import generate as run_job
+    from data_engine.pipeline.progress import Progress
+
     progress = Progress.console()
     try:
         report = run_job(input, output, settings, limit=limit, progress=progress)
     finally:
         progress.stop()
-    if report.interrupted:
-        say_how_to_go_on()
-    elif report.failed_shards:
+    if report.failed_shards and not report.interrupted:
         err.print("Some shards could not be read; the same command tries them again.")
     out.print(f"{output}: {report.totals.images:,} images, {report.totals.masks:,} masks", soft_wrap=True)
     raise typer.Exit(report.exit_code)
