@@ -10,6 +10,7 @@ import difflib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,9 +19,23 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from data_engine.errors import ConfigError
 from data_engine.images.settings import InputSettings
+from data_engine.masks.floors import Floors
 from data_engine.masks.settings import MaskSettings
 
 DEFAULT_PRESET = "quickstart"
+
+# Settings that came after the first plans, with their defaults. A new setting that decides the content goes in here, or
+# no dataset that was begun before it can be resumed. Once here, its default may never change.
+_ADDED_LATER: dict[str, Any] = {
+    "model.compiled": False,
+    "masks.suppression": "box",
+    "masks.adaptive_points": False,
+    "masks.adaptive_step": 2,
+    "output.keep_rejects": 0.0,
+    "output.reject_floor_iou": None,
+    "output.reject_floor_stability": None,
+}
+_REJECT_MARGIN = 0.1  # below a threshold, for the floor of what is kept
 _MAX_FILE_BYTES = 1 << 20
 
 
@@ -46,6 +61,17 @@ class OutputSettings(_Section):
     """How the dataset is cut into commits."""
 
     images_per_commit: int = Field(1000, ge=1, le=1_000_000, description="images a commit")
+    keep_rejects: float = Field(
+        0.0, ge=0, le=1, description="share of the images, by a hash of their ids, that keep what the filters reject"
+    )
+    reject_floor_iou: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="rejects below this predicted IoU are only counted; default: pred_iou_thresh - 0.1",
+    )
+    reject_floor_stability: float | None = Field(
+        None, allow_inf_nan=False, description="rejects less stable keep no runs; default: stability_score_thresh - 0.1"
+    )
 
 
 class RaySettings(_Section):
@@ -101,10 +127,35 @@ class JobConfig(_Section):
     output: Annotated[OutputSettings, BeforeValidator(_as_section)] = OutputSettings()
     run: Annotated[RunSettings, BeforeValidator(_as_section)] = RunSettings()
 
+    @model_validator(mode="after")
+    def _rejects_can_be_replayed(self) -> JobConfig:
+        if self.output.keep_rejects and self.masks.adaptive_points:
+            raise ValueError(
+                "output.keep_rejects cannot go with masks.adaptive_points, whose points depend on the thresholds: "
+                "leave out one of them"
+            )
+        return self
+
+    @property
+    def reject_floors(self) -> Floors:
+        """Down to where an image that keeps its rejects keeps them."""
+        return Floors.of(
+            self.masks, self.output.reject_floor_iou, self.output.reject_floor_stability, margin=_REJECT_MARGIN
+        )
+
     def content(self) -> dict[str, Any]:
-        """The settings that decide what the dataset contains, as plain JSON values."""
+        """The settings that decide what the dataset contains, as plain JSON values.
+
+        Without those of `_ADDED_LATER` that are at their defaults: a plan's fingerprint is made of these values, and
+        that of a plan which is older than such a setting must stay what it is.
+        """
         only_speed = {"masks": {"points_per_batch"}, "input": {"fetch_threads"}}
-        return self.model_dump(mode="json", exclude={"run": True, **only_speed})
+        values = self.model_dump(mode="json", exclude={"run": True, **only_speed})
+        for name, default in _ADDED_LATER.items():
+            section, setting = name.split(".")
+            if values[section][setting] == default:
+                del values[section][setting]
+        return values
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -116,7 +167,12 @@ def load_config(source: str | Path | None = None, overrides: Iterable[str] = ())
     Raises ConfigError naming the file, the key, the value and, for an unknown key, the nearest known one.
     """
     where = str(source or DEFAULT_PRESET)
-    values = _read_yaml(_find(where))
+    return override_settings(_read_yaml(_find(where)), overrides, where)
+
+
+def override_settings(base: Mapping[str, Any], overrides: Iterable[str], where: str) -> JobConfig:
+    """Plain values and overrides such as "masks.points_per_side=16" -> a checked configuration. Raises ConfigError."""
+    values = deepcopy(dict(base))
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key.strip():
@@ -137,14 +193,21 @@ def presets() -> dict[str, Path]:
     """Presets by name."""
     packaged = Path(__file__).parent / "configs"  # in an installed package; in a checkout they lie beside it
     folder = packaged if packaged.is_dir() else Path(__file__).parent.parent / "configs"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml")) if "masks:" in path.read_text()}
+    return {path.stem: path for path in sorted(folder.glob("*.yaml")) if _is_of_jobs(path)}
+
+
+def _is_of_jobs(path: Path) -> bool:
+    """Whether a YAML file has the section that every job's has, and not only a word of it."""
+    return any(line.startswith("masks:") for line in path.read_text(encoding="utf-8").splitlines())
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """ "masks.points_per_side: 32 -> 16" for every setting that differs."""
+    """ "masks.points_per_side: 32 -> 16" for every setting that differs. One that came later and is missing has its
+    default."""
     found = []
     for key in sorted({*old, *new}):
-        a, b = old.get(key), new.get(key)
+        default = _ADDED_LATER.get(f"{prefix}{key}".removeprefix("settings."))
+        a, b = old.get(key, default), new.get(key, default)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += differences(a, b, f"{prefix}{key}.")
         elif a != b:

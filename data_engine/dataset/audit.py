@@ -17,13 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from rlemasklib import RLEMask
 
-from data_engine.dataset.coco_runs import area_and_box
 from data_engine.dataset.commits import COMMITS_FOLDER, CommitRecord, Part, Totals, read_commit
 from data_engine.dataset.manifest import MANIFEST_FILE
 from data_engine.dataset.reader import MaskDataset
-from data_engine.dataset.schema import IMAGES, MASKS, read_metadata
+from data_engine.dataset.rejects import reject_problems, rejects_share
+from data_engine.dataset.run_lengths import run_length_problems
+from data_engine.dataset.schema import IMAGES, MASKS, REJECTS, read_metadata
 from data_engine.errors import DataEngineError
 from data_engine.storage import join, list_names, read_bytes
 
@@ -77,6 +77,7 @@ def audit(
     report.totals = Totals.sum(record.totals for record in dataset.commits)
     _check_shards(dataset, list(planned), report)
     ids: list[pa.ChunkedArray] = []
+    keeps_any = rejects_share(dataset) > 0
     for record in dataset.commits:
         if record.fingerprint != fingerprint:
             report.add(f"{record.file}: belongs to another plan (fingerprint {record.fingerprint[:12]})")
@@ -88,7 +89,9 @@ def audit(
             if masks is not None:
                 _check_pairing(record, images, masks, report)
         if masks is not None:
-            _check_masks(record, masks, report)
+            _check_runs(record.masks.file, masks, report)
+        if images is not None and (record.rejects is not None or keeps_any):
+            _check_rejects(dataset, record, images, fingerprint, report)
         on_slice(record)
     _check_duplicates(ids, report)
     _check_manifest(dataset, fingerprint, report)
@@ -205,36 +208,23 @@ def _check_pairing(record: CommitRecord, images: pa.Table, masks: pa.Table, repo
             report.add(f"{record.masks.file} row {row}: {name} is not the image's")
 
 
-def _check_masks(record: CommitRecord, masks: pa.Table, report: AuditReport) -> None:
-    """Every run length decodes, with the standard tool, to the area and the box that are stored beside it."""
-    where = record.masks.file
-    height, width = masks["height"].to_numpy(), masks["width"].to_numpy()
-    rles = [
-        {"size": [h, w], "counts": counts.encode("ascii", "replace")}
-        for h, w, counts in zip(height.tolist(), width.tolist(), masks["counts"].to_pylist(), strict=True)
-    ]
-    whole = np.array([_covers_image(rle) for rle in rles], bool)
-    for row in np.flatnonzero(~whole)[:_SHOWN]:
-        report.add(f"{where} row {row}: the run lengths do not cover {height[row]} x {width[row]} pixels")
-    rows = np.flatnonzero(whole)
-    if not len(rows):
+def _check_rejects(
+    dataset: MaskDataset, record: CommitRecord, images: pa.Table, fingerprint: str, report: AuditReport
+) -> None:
+    """The rejects of the images that keep them are all there, and add up with what the images say."""
+    part = record.rejects
+    rejects = REJECTS.empty_table() if part is None else _read(dataset, part, REJECTS, fingerprint, report)
+    if rejects is None:
         return
-    readable = [rles[row] for row in rows]
-    area, box = area_and_box(readable)
-    stored = np.stack([masks[name].to_numpy() for name in ("bbox_x", "bbox_y", "bbox_w", "bbox_h")], 1)[rows]
-    stored_area = masks["area"].to_numpy()[rows]
-    for i in np.flatnonzero(area != stored_area)[:_SHOWN]:
-        report.add(f"{where} row {rows[i]}: decodes to {area[i]} pixels, stored area {stored_area[i]}")
-    for i in np.flatnonzero((box != stored).any(1))[:_SHOWN]:
-        report.add(f"{where} row {rows[i]}: decodes to box {box[i].tolist()}, stored {stored[i].tolist()}")
+    share, where = rejects_share(dataset), part.file if part else record.file
+    for problem in reject_problems(images, rejects, share)[:_SHOWN]:
+        report.add(f"{where}: {problem}")
+    _check_runs(where, rejects.filter(rejects["counts"].is_valid()), report)
 
 
-def _covers_image(rle: dict) -> bool:
-    """pycocotools trusts its input: runs that are too long make it write outside its buffer. So look first."""
-    try:
-        return bool(RLEMask.from_dict(rle).is_valid_rle())
-    except (ValueError, TypeError):
-        return False
+def _check_runs(where: str, masks: pa.Table, report: AuditReport) -> None:
+    for problem in run_length_problems(masks, _SHOWN):
+        report.add(f"{where} {problem}")
 
 
 def _check_duplicates(ids: list[pa.ChunkedArray], report: AuditReport) -> None:
@@ -285,8 +275,9 @@ def _differing(root: str, listed: dict[str, CommitRecord], files: list[str]) -> 
 
 
 def _unreferenced(dataset: MaskDataset) -> int:
-    committed = {part.file for record in dataset.commits for part in (record.images, record.masks)}
-    present = {f"{folder}/{name}" for folder in ("images", "masks") for name in list_names(join(dataset.root, folder))}
+    committed = {part.file for record in dataset.commits for part in record.parts}
+    folders = ("images", "masks", "rejects")
+    present = {f"{folder}/{name}" for folder in folders for name in list_names(join(dataset.root, folder))}
     return len(present - committed)
 
 

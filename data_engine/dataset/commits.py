@@ -78,6 +78,7 @@ class CommitRecord:
     final: bool  # no slice of this shard follows
     images: Part
     masks: Part
+    rejects: Part | None = None  # where images of the slice keep what the filters rejected
     totals: Totals
     owner: str  # unique to the process that wrote it: tells a lost race from a lost answer
     attempt: str  # in the names of the files
@@ -91,8 +92,16 @@ class CommitRecord:
     def file(self) -> str:
         return commit_file(self.shard, self.slice)
 
+    @property
+    def parts(self) -> list[Part]:
+        """The data files of the slice."""
+        return [part for part in (self.images, self.masks, self.rejects) if part is not None]
+
     def to_json(self) -> bytes:
-        return (json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=1) + "\n").encode()
+        values = asdict(self)
+        if self.rejects is None:
+            del values["rejects"]  # then the record is one that older versions read
+        return (json.dumps({"schema_version": SCHEMA_VERSION, **values}, indent=1) + "\n").encode()
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> CommitRecord:
@@ -108,6 +117,9 @@ class CommitRecord:
                     values[name] = intern(values[name])
             values["timings"] = {intern(stage): seconds for stage, seconds in values.get("timings", {}).items()}
             images, masks = Part(**values.pop("images")), Part(**values.pop("masks"))
+            rejects = values.pop("rejects", None)
+            if rejects is not None:
+                values["rejects"] = Part(**rejects)
             return cls(images=images, masks=masks, totals=Totals(**values.pop("totals")), **values)
         except (AttributeError, KeyError, TypeError) as error:
             raise DatasetError(f"{where} is not a commit record: {error}") from None

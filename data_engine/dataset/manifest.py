@@ -48,6 +48,8 @@ COMMITS = pa.schema(
     }
 )
 
+_REJECTS = pa.field("rejects", _PART)  # a column of datasets that have such files
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
@@ -78,10 +80,11 @@ def make_manifest(
 ) -> tuple[Manifest, bytes]:
     """The manifest of a complete dataset, and the table to write before it, under `manifest.commits.file`."""
     sink = io.BytesIO()
-    with pq.ParquetWriter(sink, COMMITS, compression="zstd", write_page_checksum=True) as writer:
+    schema = COMMITS.append(_REJECTS) if any(record.rejects for record in records) else COMMITS
+    with pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True) as writer:
         for start in range(0, len(records), _ROWS):
             rows = [_row(record) for record in records[start : start + _ROWS]]
-            writer.write_table(pa.Table.from_pylist(rows, COMMITS))
+            writer.write_table(pa.Table.from_pylist(rows, schema))
     table = sink.getvalue()
     part = Part(
         file=f"{MANIFEST_FOLDER}/commits-{owner}.parquet",

@@ -16,8 +16,16 @@ import pyarrow.parquet as pq
 from rlemasklib import RLEMask
 
 from data_engine.dataset.commits import PLAN_FILE, CommitRecord, Part, Totals, read_commits
+from data_engine.dataset.duplicates import (
+    DUPLICATES,
+    DatasetState,
+    DedupVersion,
+    newest_version,
+    read_table,
+    read_version,
+)
 from data_engine.dataset.manifest import Manifest, read_manifest, read_manifest_commits
-from data_engine.dataset.schema import IMAGES, MASKS, check_version
+from data_engine.dataset.schema import IMAGES, MASKS, REJECTS, check_version
 from data_engine.errors import DatasetError
 from data_engine.retry import retried
 from data_engine.storage import filesystem, is_local, join, read_bytes, translated
@@ -54,10 +62,15 @@ class MaskDataset:
     for image in dataset: ...
     dataset.masks(columns=["area", "predicted_iou"])          # an Arrow table
     dataset.duckdb().sql("select avg(area) from masks")
+    MaskDataset("masks/", deduplicated=True)                  # without the images that `data-engine dedup` leaves out
     """
 
-    def __init__(self, root: str) -> None:
-        """Raises DatasetError when there is no dataset at `root`, or one that this version cannot read."""
+    def __init__(self, root: str, deduplicated: bool | str = False) -> None:
+        """deduplicated: leave out the duplicates of that version, or of the newest one (True).
+
+        Raises DatasetError when there is no dataset at `root`, or one that this code cannot read; when there is no such
+        version of duplicates, when it is of another dataset, or when the newest one is older than the dataset.
+        """
         self.root = str(root)
         try:
             plan = json.loads(read_bytes(join(self.root, PLAN_FILE)))
@@ -70,6 +83,7 @@ class MaskDataset:
         check_version(str(plan.get("schema_version", "")), join(self.root, PLAN_FILE))
         self.plan: dict[str, Any] = plan
         self.manifest: Manifest | None = read_manifest(self.root)
+        self.dedup: DedupVersion | None = self._dedup(deduplicated) if deduplicated is not False else None
 
     @cached_property
     def commits(self) -> list[CommitRecord]:
@@ -82,19 +96,34 @@ class MaskDataset:
 
     @property
     def totals(self) -> Totals:
-        """Counts over all slices."""
+        """Counts over all slices, duplicates included."""
         return self.manifest.totals if self.manifest else Totals.sum(record.totals for record in self.commits)
 
     def __len__(self) -> int:
         """Images, failed ones included."""
-        return self.totals.images
+        return self.totals.images - len(self.left_out)
 
     def __iter__(self) -> Iterator[DatasetImage]:
         for record in self.commits:
-            yield from self.slice(record)
+            for image in self.slice(record):
+                if image.image_id not in self.left_out:
+                    yield image
+
+    @cached_property
+    def left_out(self) -> frozenset[str]:
+        """Ids of the images that the chosen version of duplicates leaves out. About 100 bytes each in memory."""
+        return frozenset(self._left_out_ids.to_pylist())
+
+    @property
+    def duplicates(self) -> pa.Table:
+        """The table of the chosen version, else of the newest one: schema DUPLICATES, empty where there is none."""
+        version = self.dedup or newest_version(self.root)
+        return read_table(self.root, version.duplicates, DUPLICATES) if version else DUPLICATES.empty_table()
 
     def __getitem__(self, image_id: str) -> DatasetImage:
         """One image by id. Reads the id column until it is found, then only the row groups that hold its masks."""
+        if image_id in self.left_out:
+            raise KeyError(image_id)
         for record in self.commits:
             ids = self._open(record.images).read(columns=["image_id"])["image_id"]
             position = pc.index(ids, image_id).as_py()
@@ -106,7 +135,7 @@ class MaskDataset:
         raise KeyError(image_id)
 
     def slice(self, record: CommitRecord) -> Iterator[DatasetImage]:
-        """The images of one committed slice, in order, masks streamed row group by row group."""
+        """The images of one committed slice, in order, left-out ones too; masks streamed row group by row group."""
         batches = self._open(record.masks).iter_batches()
         ready: pa.Table = MASKS.empty_table()
         for row in self._open(record.images).read().to_pylist():
@@ -138,15 +167,19 @@ class MaskDataset:
         return self.arrow("masks").to_table(columns=list(columns) if columns else None, filter=filter)
 
     def arrow(self, table: str) -> pad.Dataset:
-        """ "images" or "masks" as an Arrow dataset over exactly the committed files: scans stream."""
-        schema = {"images": IMAGES, "masks": MASKS}[table]
-        paths = [self._path(getattr(record, table)) for record in self.commits]
+        """ "images", "masks" or "rejects" as an Arrow dataset over exactly the committed files: scans stream."""
+        schema = {"images": IMAGES, "masks": MASKS, "rejects": REJECTS}[table]
+        parts = [getattr(record, table) for record in self.commits]
+        paths = [self._path(part) for part in parts if part is not None]
         if not paths:
             return pad.dataset(schema.empty_table())
-        return pad.dataset(paths, schema=schema, format="parquet", filesystem=self._filesystem)
+        rows = pad.dataset(paths, schema=schema, format="parquet", filesystem=self._filesystem)
+        if self.dedup is None:
+            return rows
+        return rows.filter(~pc.field("image_id").isin(self._left_out_ids))
 
     def duckdb(self) -> duckdb.DuckDBPyConnection:
-        """A DuckDB connection with the views `images` and `masks` over exactly the committed files."""
+        """A DuckDB connection with the views `images`, `masks`, `rejects` and `duplicates`: committed files only."""
         try:
             import duckdb
         except ImportError:
@@ -154,16 +187,50 @@ class MaskDataset:
         connection = duckdb.connect()
         if not is_local(self.root):
             connection.register_filesystem(self._filesystem)
-        for table in ("images", "masks"):
-            if self.commits:
-                files = [self._path(getattr(record, table)) for record in self.commits]
-                if not is_local(self.root):
-                    files = [f"{self._filesystem.protocol[0]}://{file}" for file in files]
-                connection.read_parquet(files).create_view(table)
-            else:
-                empty = self.arrow(table).to_table()
-                connection.from_arrow(empty).create(table)
+        version = self.dedup or newest_version(self.root)
+        parts = {
+            "duplicates": [version.duplicates] if version else [],
+            "images": [record.images for record in self.commits],
+            "masks": [record.masks for record in self.commits],
+            "rejects": [record.rejects for record in self.commits if record.rejects],
+        }
+        schemas = {"duplicates": DUPLICATES, "images": IMAGES, "masks": MASKS, "rejects": REJECTS}
+        for table, schema in schemas.items():
+            if not parts[table]:
+                connection.from_arrow(schema.empty_table()).create(table)
+                continue
+            rows = connection.read_parquet([self._duckdb_path(part) for part in parts[table]])
+            if self.dedup is not None and table != "duplicates":
+                rows = rows.filter("image_id not in (select image_id from duplicates where not keep)")
+            rows.create_view(table)
         return connection
+
+    @cached_property
+    def _left_out_ids(self) -> pa.ChunkedArray:
+        if self.dedup is None:
+            return pa.chunked_array([], pa.string())
+        table = read_table(self.root, self.dedup.duplicates, DUPLICATES)
+        return table.filter(pc.invert(table["keep"]))["image_id"]
+
+    def _dedup(self, deduplicated: bool | str) -> DedupVersion:
+        """The version that is meant. A name is taken at its word; the newest one must know all images."""
+        if isinstance(deduplicated, str):
+            version: DedupVersion | None = read_version(self.root, deduplicated)
+        else:
+            version = newest_version(self.root)
+        if version is None:
+            raise DatasetError(f"{self.root} has no duplicates found yet: run `data-engine dedup {self.root}`")
+        fingerprint = str(self.plan.get("fingerprint", ""))
+        if version.dataset.fingerprint != fingerprint:
+            raise DatasetError(f"{self.root}: its version {version.version!r} of duplicates is of another dataset")
+        now = DatasetState.of(fingerprint, self.complete, self.commits)
+        if deduplicated is True and version.dataset.commits_sha256 != now.commits_sha256:
+            raise DatasetError(
+                f"{self.root} has grown since version {version.version!r} of its duplicates: "
+                f"{version.dataset.images:,} of {now.images:,} images were compared; run "
+                f"`data-engine dedup {self.root}`, or name the version"
+            )
+        return version
 
     @cached_property
     def _filesystem(self) -> Any:
@@ -171,6 +238,10 @@ class MaskDataset:
 
     def _path(self, part: Part) -> str:
         return filesystem(join(self.root, part.file))[1]
+
+    def _duckdb_path(self, part: Part) -> str:
+        path = self._path(part)
+        return path if is_local(self.root) else f"{self._filesystem.protocol[0]}://{path}"
 
     def _open(self, part: Part) -> pq.ParquetFile:
         uri = join(self.root, part.file)

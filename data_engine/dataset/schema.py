@@ -1,4 +1,4 @@
-"""The two tables of a dataset, their file metadata, and the version that readers check.
+"""The tables of a dataset, their file metadata, and the version that readers check.
 
 Rows are flat on purpose: one row a mask costs the same space as nested lists and scans 26 to 32 times faster, because
 the run lengths (97 % of the bytes) stay unread. `bbox_*` follow pycocotools (w counts pixels: xmax - xmin + 1).
@@ -63,6 +63,22 @@ MASKS = pa.schema(
         pa.field("counts", pa.string(), nullable=False),  # COCO compressed run lengths, ASCII
         pa.field("label", pa.string()),
         pa.field("label_score", pa.float32()),
+    ]
+)
+
+REASON = pa.dictionary(pa.int8(), pa.string())
+
+# Of images that keep their rejects, every candidate above the floor of the predicted IoU, as it was before its small
+# regions were cleaned. Rows with a reason are rejects; one without is the mask `mask_id`, so that its place among the
+# candidates, which decides ties, is known.
+REJECTS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("candidate_id", pa.int32(), nullable=False),  # 0, 1, ... within the image, as the model gave them
+        pa.field("reason", REASON),  # iou | stability | edge | area | nms; null: it stays
+        pa.field("mask_id", pa.int32()),  # of those that stay
+        *(MASKS.field(name) for name in MASKS.names[2 : MASKS.names.index("counts")]),
+        pa.field("counts", pa.string()),  # null below the stability floor, and where the mask's own row has them
     ]
 )
 

@@ -1,4 +1,4 @@
-"""Rows in, two finished Parquet files out: one slice of a shard, in memory, ready to be put in one piece."""
+"""Rows in, finished Parquet files out: one slice of a shard, in memory, ready to be put in one piece."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_engine.dataset.schema import IMAGES, MASKS, with_metadata
+from data_engine.dataset.schema import IMAGES, MASKS, REJECTS, with_metadata
 
 ROWS_PER_GROUP = 10_000
-_DICTIONARY = ["image_id", "shard", "status", "error_type", "label"]
+_DICTIONARY = ["image_id", "shard", "status", "error_type", "label", "reason"]
 _NO_STATISTICS = ["counts", "sha256", "error_message"]
 
 
@@ -33,11 +33,18 @@ class SliceWriter:
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         self._images = _Table(IMAGES, metadata)
         self._masks = _Table(MASKS, metadata)
+        self._metadata = metadata
+        self._rejects: _Table | None = None
 
-    def add(self, image: Mapping[str, Any], masks: Mapping[str, Any] | None = None) -> None:
-        """One image row and the columns of its masks, named as in the schema.
+    def add(
+        self,
+        image: Mapping[str, Any],
+        masks: Mapping[str, Any] | None = None,
+        rejects: Mapping[str, Any] | None = None,
+    ) -> None:
+        """One image row and the columns of its masks and rejects, named as in the schema.
 
-        image_id, mask_id and the nullable label columns of the masks are filled in here.
+        image_id, mask_id and the nullable label columns of the masks are filled in here, and candidate_id.
         """
         self._images.extend({name: [image[name]] for name in IMAGES.names}, 1)
         count = len(masks["counts"]) if masks else 0
@@ -50,10 +57,20 @@ class SliceWriter:
                 **masks,
             }
             self._masks.extend(columns, count)
+        count = len(rejects["counts"]) if rejects else 0
+        if rejects and count:
+            self._rejects = self._rejects or _Table(REJECTS, self._metadata)
+            self._rejects.extend(
+                {"image_id": [image["image_id"]] * count, "candidate_id": range(count), **rejects}, count
+            )
 
     def finish(self) -> tuple[FinishedFile, FinishedFile]:
         """(images file, masks file)"""
         return self._images.finish(), self._masks.finish()
+
+    def finish_rejects(self) -> FinishedFile | None:
+        """The rejects file, if there was any."""
+        return self._rejects.finish() if self._rejects else None
 
 
 class _Table:

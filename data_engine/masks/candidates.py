@@ -50,6 +50,8 @@ class Candidates:
     area: np.ndarray  # N int64
     points: np.ndarray  # Nx2 float64 (x, y)
     window: np.ndarray  # N int64, index into the image's crop windows
+    verdict: np.ndarray  # N int8, each a `rejects.Verdict`
+    number: np.ndarray  # N int64, the place among all of the image's; zeros where nobody asks
     masks: list[Patch | RLEMask]
     covers: Tensor | None = None
     """NxP bool on the device: the points of the grid that each mask covers, where a window was asked for it. Not kept

@@ -13,23 +13,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from rlemasklib import RLEMask
 
 from data_engine.errors import UsageError
-from data_engine.masks import regions, rle
-from data_engine.masks.candidates import Candidates, put_into_runs
+from data_engine.masks.candidates import Candidates
+from data_engine.masks.floors import Floors
 from data_engine.masks.grid import CropWindow, crop_windows, layer_point_grids
 from data_engine.masks.image_masks import ImageMasks, MaskCounts, OutputMode
 from data_engine.masks.point_rounds import AdaptivePrompter
 from data_engine.masks.prompting import NonFiniteOutput, Prompter, SeenWindow
+from data_engine.masks.rejects import RejectLog, Verdict
+from data_engine.masks.selection import Selection
 from data_engine.masks.settings import MaskSettings
 from data_engine.masks.stages import Stages
-from data_engine.masks.suppress import box_nms, mask_nms
 from data_engine.sam.device_errors import is_out_of_memory
 from data_engine.sam.segmenter import Embeddings, Segmenter, View
 
@@ -107,15 +107,28 @@ class MaskGenerator:
         return PreparedImage(height, width, windows, views)
 
     @torch.inference_mode()
-    def run(self, image: PreparedImage, interrupted: Callable[[], bool] = lambda: False) -> ImageMasks:
-        """The masks of a prepared image. Raises NonFiniteOutput, and Interrupted soon after `interrupted` says so."""
+    def run(
+        self,
+        image: PreparedImage,
+        interrupted: Callable[[], bool] = lambda: False,
+        floors: Floors | None = None,
+    ) -> ImageMasks:
+        """The masks of a prepared image. Raises NonFiniteOutput, and Interrupted soon after `interrupted` says so.
+
+        With floors, `ImageMasks.rejects` has what the filters rejected, down to there; the masks are the same.
+        """
         counts = MaskCounts()
         by_window: list[Candidates] = []
+        selection = Selection(
+            self.settings, self.segmenter.mask_threshold, image.height, image.width, image.windows, self.stages
+        )
+        floors = floors.within(self.settings) if floors else None
+        rejects = self._reject_log(floors)
         for index, embeddings, place in self._encoded(image.views):
             chunks: list[Candidates] = []
             held = sum(group.patch_bytes() for group in by_window)
             window, view = image.windows[index], image.views[index]
-            seen = SeenWindow(image.height, image.width, index, window, view, embeddings, place)
+            seen = SeenWindow(image.height, image.width, index, window, view, embeddings, place, floors=floors)
             points = self._grids[window.layer] * np.array([window.shape[::-1]])
             for chunk in (self._adaptive or self._prompter).candidates(seen, points, counts):
                 if interrupted():
@@ -124,30 +137,28 @@ class MaskGenerator:
                 held += chunk.patch_bytes()
                 if held > self.memory_budget:
                     for group in by_window + chunks:
-                        self._put_into_runs(image, group)
+                        selection.put_into_runs(group)
                     held = 0
             in_window = Candidates.concatenate(chunks)
             if self._adaptive:
                 in_window = in_window.by_rows_of_points()
-            by_window.append(self._suppress(image, in_window, in_window.predicted_iou, self.settings.box_nms_thresh))
-        found = Candidates.concatenate(by_window)
-        if len(image.windows) > 1:
-            # Masks of smaller crops win: the object was seen larger there.
-            areas = np.array([window.area for window in image.windows], np.float32)
-            found = self._suppress(image, found, 1 / areas[found.window], self.settings.crop_nms_thresh)
-        self._put_into_runs(image, found)
-        if self.settings.min_mask_region_area > 0:
-            with self.stages.measure("regions"):
-                found, changed = self._clean_regions(found, counts)
-            threshold = max(self.settings.box_nms_thresh, self.settings.crop_nms_thresh)
-            found = self._suppress(image, found, (~changed).astype(np.float32), threshold)
-        counts.rejected_nms = (
-            counts.candidates
-            - len(found)
-            - (counts.rejected_iou + counts.rejected_stability + counts.rejected_edge + counts.rejected_area)
-        )
-        with self.stages.measure("RLE"):
-            return _columns(image, found, counts)
+            if rejects:
+                selection.put_into_runs(in_window)
+                rejects.add(in_window)
+                in_window = in_window.select(in_window.verdict == Verdict.PASSED)
+            by_window.append(selection.of_window(in_window))
+        found, small = selection.of_image(by_window)
+        counts.rejected_area += len(small)
+        counts.rejected_nms = counts.candidates - len(found) - counts.rejected
+        masks = selection.columns(found, counts)
+        return replace(masks, rejects=rejects.finish(found, small, selection.window_table())) if rejects else masks
+
+    def _reject_log(self, floors: Floors | None) -> RejectLog | None:
+        if floors is None:
+            return None
+        if self._adaptive:
+            raise UsageError("adaptive_points keeps no rejects: which points it asks depends on the thresholds")
+        return RejectLog(floors)
 
     @property
     def points_at_once(self) -> int:
@@ -177,53 +188,3 @@ class MaskGenerator:
             for place in range(len(batch)):
                 yield start + place, embeddings, place
             start += len(batch)
-
-    def _put_into_runs(self, image: PreparedImage, found: Candidates) -> None:
-        with self.stages.measure("RLE"):
-            found.masks[:] = put_into_runs(found.masks, self.segmenter.mask_threshold, image.height, image.width)
-
-    def _suppress(
-        self, image: PreparedImage, found: Candidates, scores: np.ndarray, iou_threshold: float
-    ) -> Candidates:
-        """What stays, best first."""
-        if self.settings.suppression == "box":
-            with self.stages.measure("suppress"):
-                return found.select(box_nms(found.boxes, scores, iou_threshold))
-        self._put_into_runs(image, found)  # all: a mask that nothing can rival stays, and needs its runs anyway
-        with self.stages.measure("suppress"):
-            return found.select(mask_nms(found.masks, found.boxes, found.area, scores, iou_threshold))
-
-    def _clean_regions(self, found: Candidates, counts: MaskCounts) -> tuple[Candidates, np.ndarray]:
-        """Fills small holes and removes small islands; with it, which masks changed (N bool)."""
-        min_area = self.settings.min_mask_region_area
-        changed = np.zeros(len(found), bool)
-        too_small = np.zeros(len(found), bool)
-        for i, runs in enumerate(found.masks):
-            assert isinstance(runs, RLEMask)
-            filled = regions.fill_holes(runs, min_area)
-            cleaned = regions.remove_islands(filled, min_area)
-            pieces = regions.component_areas(filled)
-            # As in the reference, a mask that is one small island counts as changed although it stays as it is.
-            changed[i] = filled.area() != runs.area() or (pieces < min_area).any()
-            too_small[i] = self.settings.drop_small_masks and pieces.max(initial=0) < min_area
-            if changed[i]:
-                found.masks[i], found.area[i], found.boxes[i] = cleaned, cleaned.area(), rle.box(cleaned)
-        counts.rejected_area += int(too_small.sum())
-        return found.select(~too_small), changed[~too_small]
-
-
-def _columns(image: PreparedImage, found: Candidates, counts: MaskCounts) -> ImageMasks:
-    windows = np.array([[w.x0, w.y0, w.x1, w.y1, w.layer] for w in image.windows], np.int64)[found.window]
-    return ImageMasks(
-        height=image.height,
-        width=image.width,
-        counts=[rle.counts_string(runs) for runs in found.masks],
-        boxes=found.boxes,
-        area=found.area,
-        predicted_iou=found.predicted_iou,
-        stability_score=found.stability,
-        points=found.points,
-        crop_boxes=windows[:, :4],
-        crop_layer=windows[:, 4],
-        filtered=counts,
-    )

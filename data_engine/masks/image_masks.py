@@ -24,12 +24,36 @@ class MaskCounts:
     rejected_area: int = 0
     rejected_nms: int = 0
 
+    @property
+    def rejected(self) -> int:
+        return sum(count for name, count in self.as_dict().items() if name != "candidates")
+
     def add(self, other: MaskCounts) -> None:
         for name, count in other.as_dict().items():
             setattr(self, name, getattr(self, name) + count)
 
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejects:
+    """N candidates of one image in the order in which the model gave them: all above the predicted-IoU floor, those
+    that stay included, as they were before small regions were cleaned. Columns as in `ImageMasks`."""
+
+    counts: list[str | None]  # None: of a mask that stays as it was, and below the stability floor
+    boxes: np.ndarray
+    area: np.ndarray
+    predicted_iou: np.ndarray
+    stability_score: np.ndarray
+    points: np.ndarray
+    crop_boxes: np.ndarray
+    crop_layer: np.ndarray
+    verdict: np.ndarray  # N int8, each a `rejects.Verdict`; PASSED for those that stay
+    mask_id: np.ndarray  # N int64, the place among the masks of those that stay; -1 of others
+
+    def __len__(self) -> int:
+        return len(self.counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +71,7 @@ class ImageMasks:
     crop_boxes: np.ndarray  # Nx4 int64 (x0, y0, x1, y1), right and bottom exclusive
     crop_layer: np.ndarray  # N int64
     filtered: MaskCounts
+    rejects: Rejects | None = None  # where they were asked for
 
     def __len__(self) -> int:
         return len(self.counts)

@@ -16,19 +16,23 @@ from functools import partial
 
 import numpy as np
 import torch
+from rlemasklib import RLEMask
 from torch import Tensor
 
 from data_engine.errors import DataEngineError
+from data_engine.masks import rle
 from data_engine.masks.candidates import Candidates, Patch
+from data_engine.masks.floors import Floors
 from data_engine.masks.gpu_upsample import GpuUpsampler
 from data_engine.masks.grid import CropWindow
 from data_engine.masks.image_masks import MaskCounts
+from data_engine.masks.rejects import Verdict, is_stable, judge
 from data_engine.masks.settings import MaskSettings
 from data_engine.masks.stages import Stages
 from data_engine.masks.upsample import Upsampler, upsampler_for
 from data_engine.sam.device_errors import is_out_of_memory
 from data_engine.sam.resize import scale_points
-from data_engine.sam.segmenter import Embeddings, Segmenter, View
+from data_engine.sam.segmenter import Decoded, Embeddings, Segmenter, View
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +58,7 @@ class SeenWindow:
     embeddings: Embeddings
     place: int  # of the view among the embeddings
     grid: Tensor | None = None  # 2xP int64: row and column of the logits under points that masks shall be read at
+    floors: Floors | None = None  # keep also what the filters reject, down to these
 
 
 class Prompter:
@@ -73,7 +78,8 @@ class Prompter:
         return self._chunk
 
     def candidates(self, seen: SeenWindow, points: np.ndarray, counts: MaskCounts) -> Iterator[Candidates]:
-        """Clicks on points (Px2, pixels of the window) and yields what passes the filters, in their order.
+        """Clicks on points (Px2, pixels of the window) and yields what passes the filters, in their order; where the
+        window has floors, also what does not and is above the floor of the predicted IoU.
 
         Adds to `counts` what became of all answers. Raises NonFiniteOutput.
         """
@@ -147,49 +153,73 @@ class Prompter:
             iou = decoded.iou.cpu()
             if not torch.isfinite(iou).all():
                 raise NonFiniteOutput("the mask decoder gave NaN or infinity; try precision: reference")
-        wanted = torch.ones_like(iou, dtype=torch.bool)
-        if settings.pred_iou_thresh > 0:
-            wanted = iou > settings.pred_iou_thresh
+        least_iou = settings.pred_iou_thresh if seen.floors is None else seen.floors.predicted_iou
+        wanted = passes_iou(iou, least_iou)
         with self._stages.measure("masks", self._threads):
-            logits = decoded.logits(wanted)
+            if seen.floors is None or segmenter.device.type == "cpu":  # which computes prompt by prompt
+                logits = decoded.logits(wanted)
+            else:
+                logits = logits_apart(decoded, wanted, passes_iou(iou, settings.pred_iou_thresh))
         with self._stages.measure("upsample + score", self._threads):
             measured = upsampler.measure(logits, segmenter.mask_threshold, settings.stability_score_offset)
-            if not torch.isfinite(logits).all():
-                raise NonFiniteOutput("the mask decoder gave NaN or infinity; try precision: reference")
             corner = np.array([[window.x0, window.y0]])
             boxes = measured.boxes + np.tile(corner, 2)
-            stable = np.ones(len(boxes), bool)
-            if settings.stability_score_thresh > 0:
-                stable = measured.stability >= np.float32(settings.stability_score_thresh)
-            on_edge = stable & near_inner_edge(boxes, window, seen.height, seen.width)
-            too_large = stable & ~on_edge & (settings.max_mask_area_fraction < 1)
-            too_large &= measured.area >= settings.max_mask_area_fraction * seen.height * seen.width
-            kept = np.flatnonzero(stable & ~on_edge & ~too_large)
-            cells = upsampler.keep(logits, measured.regions, kept.tolist())
+            on_edge = near_inner_edge(boxes, window, seen.height, seen.width)
+            scores = iou[wanted].numpy()
+            verdict = judge(settings, scores, measured.stability, measured.area, on_edge, seen.height * seen.width)
+            finite = torch.isfinite(logits).flatten(1).all(1).cpu().numpy()
+            if not finite[verdict != Verdict.IOU].all():
+                raise NonFiniteOutput("the mask decoder gave NaN or infinity; try precision: reference")
+            kept = drawn = np.flatnonzero(verdict == Verdict.PASSED)
+            if seen.floors is not None:
+                kept = np.arange(len(verdict))
+                drawn = np.flatnonzero(is_stable(measured.stability, seen.floors.stability))
+            masks: dict[int, Patch | RLEMask] = {
+                i: Patch(cells, measured.box_region(i), window, upsampler)
+                for i, cells in zip(
+                    drawn.tolist(), upsampler.keep(logits, measured.regions, drawn.tolist()), strict=True
+                )
+            }
             covers = None
             if seen.grid is not None:
                 of_masks = torch.from_numpy(kept).to(logits.device)[:, None]
                 covers = logits[of_masks, seen.grid[0], seen.grid[1]] > segmenter.mask_threshold
+        nothing = rle.from_boundaries(np.zeros(0, np.int64), seen.height, seen.width)
         found = Candidates(
             boxes=boxes[kept],
-            predicted_iou=iou[wanted].numpy()[kept],
+            predicted_iou=scores[kept],
             stability=measured.stability[kept],
             area=measured.area[kept],
             points=points[wanted.nonzero()[:, 0].numpy()[kept]] + corner,
             window=np.full(len(kept), seen.index),
-            masks=[
-                Patch(mask, measured.box_region(i), window, upsampler)
-                for i, mask in zip(kept.tolist(), cells, strict=True)
-            ],
+            verdict=verdict[kept],
+            number=np.zeros(len(kept), np.int64),
+            masks=[masks.get(i, nothing) for i in kept.tolist()],
             covers=covers,
         )
+        rejected = np.bincount(verdict, minlength=len(Verdict))
         return found, MaskCounts(
             candidates=wanted.numel(),
-            rejected_iou=wanted.numel() - len(boxes),
-            rejected_stability=len(boxes) - int(stable.sum()),
-            rejected_edge=int(on_edge.sum()),
-            rejected_area=int(too_large.sum()),
+            rejected_iou=wanted.numel() - len(boxes) + int(rejected[Verdict.IOU]),
+            rejected_stability=int(rejected[Verdict.STABILITY]),
+            rejected_edge=int(rejected[Verdict.EDGE]),
+            rejected_area=int(rejected[Verdict.AREA]),
         )
+
+
+def passes_iou(iou: Tensor, threshold: float) -> Tensor:
+    """PxM predicted IoU -> PxM bool. A threshold of 0 lets everything pass."""
+    return iou > threshold if threshold > 0 else torch.ones_like(iou, dtype=torch.bool)
+
+
+def logits_apart(decoded: Decoded, wanted: Tensor, first: Tensor) -> Tensor:
+    """The logits of the wanted masks (PxM bool), those of `first` (PxM bool, all wanted) computed on their own.
+
+    On a GPU the last bits of a mask can depend on how many are computed with it; so they do not depend on the others.
+    """
+    logits = [decoded.logits(first), decoded.logits(wanted & ~first)]
+    order = torch.cat([first.flatten().nonzero(), (wanted & ~first).flatten().nonzero()])[:, 0].argsort()
+    return torch.cat(logits)[order.to(logits[0].device)]
 
 
 def near_inner_edge(boxes: np.ndarray, window: CropWindow, height: int, width: int) -> np.ndarray:

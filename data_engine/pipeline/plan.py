@@ -24,7 +24,6 @@ from data_engine.images.shard import Shard
 from data_engine.images.sources import list_shards, read_shard
 from data_engine.pipeline.commit import new_owner, put, put_if_absent
 from data_engine.pipeline.shard_table import from_parquet, to_parquet
-from data_engine.sam.checkpoints import identify
 from data_engine.signed_urls import unsigned
 from data_engine.storage import is_local, join, local_path, read_bytes
 
@@ -58,6 +57,7 @@ class JobPlan:
     shards: tuple[PlannedShard, ...]
     warnings: tuple[str, ...] = ()
     skipped: dict[str, int]  # what lay in the input and is no image, by reason
+    replayed_from: dict[str, Any] | None = None  # of a replay: the dataset whose candidates were filtered anew
 
     @property
     def fingerprint(self) -> str:
@@ -97,7 +97,8 @@ class JobPlan:
     def _identity(self) -> dict[str, Any]:
         """What must be equal for two plans to be the same job. A model is its weights, not the name of a file."""
         settings = {**self.config, "model": {**self.config["model"], "name": None, "sha256": self.model_sha256}}
-        return {"settings": settings, "input": self.input, "limit": self.limit}
+        identity = {"settings": settings, "input": self.input, "limit": self.limit}
+        return identity if self.replayed_from is None else {**identity, "replayed_from": self.replayed_from}
 
     def refuse_unless_same(self, other: JobPlan, root: str) -> None:
         """Raises PlanMismatch naming what differs between this plan, found at `root`, and the one asked for."""
@@ -115,6 +116,8 @@ def make_plan(input_uri: str, config: JobConfig, limit: int | None = None) -> Jo
 
     Signed links stay in its shards, in memory: what is written and compared knows them without their secrets.
     """
+    from data_engine.sam.checkpoints import identify  # brings torch, which reading a plan does without
+
     listing = list_shards(input_uri, config.input)
     shards: Iterable[PlannedShard] = [PlannedShard(shard) for shard in listing.shards]
     if limit is not None:
@@ -163,6 +166,7 @@ def read_plan(root: str) -> JobPlan | None:
             shards=tuple(PlannedShard(shard, take) for shard, take in from_parquet(table)),
             warnings=tuple(job["warnings"]),
             skipped=job["skipped"],
+            replayed_from=job.get("replayed_from"),
         )
         fingerprint = (plan.fingerprint, job["fingerprint"])
     except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
@@ -197,6 +201,7 @@ def write_plan(root: str, plan: JobPlan, single_writer: bool = False) -> JobPlan
         "code_version": __version__,
         "created_at": now(),
         "owner": new_owner(),
+        **({} if plan.replayed_from is None else {"replayed_from": plan.replayed_from}),
     }
     if put_if_absent(join(root, PLAN_FILE), (json.dumps(job, indent=1) + "\n").encode(), single_writer):
         return plan

@@ -12,8 +12,11 @@ from data_engine.images.fingerprint import perceptual_hash, sha256
 from data_engine.images.settings import InputSettings
 from data_engine.images.shard import EncodedImage, ImageError
 from data_engine.masks.generator import MaskGenerator, PreparedImage
-from data_engine.masks.image_masks import ImageMasks
+from data_engine.masks.image_masks import ImageMasks, Rejects
+from data_engine.masks.rejects import Verdict
 from data_engine.storage import redact
+
+REASONS = {verdict: verdict.name.lower() if verdict else None for verdict in Verdict}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,25 +96,41 @@ def image_row(
 
 def mask_columns(masks: ImageMasks) -> dict[str, Any]:
     """Columns of the masks table. The stored box counts pixels: w = x1 - x0 + 1, as pycocotools does."""
-    x0, y0, x1, y1 = masks.boxes.T
-    occupied = masks.area > 0  # the box of an empty mask has no pixels
-    crop_x0, crop_y0, crop_x1, crop_y1 = masks.crop_boxes.T
-    columns = {
-        "height": np.full(len(masks), masks.height),
-        "width": np.full(len(masks), masks.width),
+    return _facts(masks, masks.height, masks.width)
+
+
+def reject_columns(masks: ImageMasks) -> dict[str, Any] | None:
+    """Columns of the rejects table, where rejects were asked for."""
+    rejects = masks.rejects
+    if rejects is None:
+        return None
+    return {
+        **_facts(rejects, masks.height, masks.width),
+        "mask_id": [number if number >= 0 else None for number in rejects.mask_id.tolist()],
+        "reason": [REASONS[verdict] for verdict in rejects.verdict.tolist()],
+    }
+
+
+def _facts(of: ImageMasks | Rejects, height: int, width: int) -> dict[str, Any]:
+    x0, y0, x1, y1 = of.boxes.T
+    occupied = of.area > 0  # the box of an empty mask has no pixels
+    crop_x0, crop_y0, crop_x1, crop_y1 = of.crop_boxes.T
+    return {
+        "height": np.full(len(of), height),
+        "width": np.full(len(of), width),
         "bbox_x": x0 * occupied,
         "bbox_y": y0 * occupied,
         "bbox_w": (x1 - x0 + 1) * occupied,
         "bbox_h": (y1 - y0 + 1) * occupied,
-        "area": masks.area,
-        "predicted_iou": masks.predicted_iou,
-        "stability_score": masks.stability_score,
-        "point_x": masks.points[:, 0],
-        "point_y": masks.points[:, 1],
+        "area": of.area,
+        "predicted_iou": of.predicted_iou,
+        "stability_score": of.stability_score,
+        "point_x": of.points[:, 0],
+        "point_y": of.points[:, 1],
         "crop_x": crop_x0,
         "crop_y": crop_y0,
         "crop_w": crop_x1 - crop_x0,
         "crop_h": crop_y1 - crop_y0,
-        "crop_layer": masks.crop_layer,
+        "crop_layer": of.crop_layer,
+        "counts": of.counts,
     }
-    return {**columns, "counts": masks.counts}

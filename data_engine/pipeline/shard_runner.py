@@ -26,6 +26,7 @@ from typing import Any
 from data_engine import __version__
 from data_engine.config import JobConfig
 from data_engine.dataset.commits import CommitRecord, Part, Totals
+from data_engine.dataset.rejects import keeps_rejects
 from data_engine.dataset.writer import FinishedFile, SliceWriter
 from data_engine.errors import DataEngineError, DeviceLost, ModelFailure, StorageError
 from data_engine.images.decode import peek_size
@@ -48,7 +49,7 @@ from data_engine.pipeline.events import (
 )
 from data_engine.pipeline.logs import carry_fields, log_fields
 from data_engine.pipeline.plan import JobPlan, PlannedShard, Remaining, now
-from data_engine.pipeline.rows import DecodedImage, Failure, decode_image, image_row, mask_columns
+from data_engine.pipeline.rows import DecodedImage, Failure, decode_image, image_row, mask_columns, reject_columns
 from data_engine.retry import passes
 from data_engine.sam.device_errors import is_out_of_memory, loses_device
 from data_engine.storage import join
@@ -135,6 +136,7 @@ class ShardRunner:
         self._config = config
         self._generator = generator
         self._stopping = stopping
+        self._floors = config.reject_floors
         self._owner = new_owner()
         self._metadata = metadata or plan.metadata()
         self._items: Queue[_Item] = Queue()
@@ -351,7 +353,8 @@ class ShardRunner:
             current.timings["generate"] += seconds - encoding
         row = image_row(image, item.work.planned.id, masks, failure, seconds)
         columns = mask_columns(masks) if masks is not None else None
-        current.added.append(writer.submit(current.writer.add, row, columns))
+        rejects = reject_columns(masks) if masks is not None else None
+        current.added.append(writer.submit(current.writer.add, row, columns, rejects))
         current.totals = current.totals + _totals(masks, failure)
         current.next_offset = item.next_offset
         current.timings["fetch"] += item.fetch_s
@@ -368,7 +371,8 @@ class ShardRunner:
     def _generate(self, image: DecodedImage) -> tuple[ImageMasks | None, Failure | None]:
         assert image.prepared is not None
         try:
-            masks = self._generator.run(image.prepared, self._stopping)
+            floors = self._floors if keeps_rejects(image.image_id, self._config.output.keep_rejects) else None
+            masks = self._generator.run(image.prepared, self._stopping, floors)
         except Interrupted:
             raise
         except NonFiniteOutput as error:
@@ -406,7 +410,7 @@ class ShardRunner:
             return writer.submit(carry_fields(partial(self._commit, current, final=final, damage=damage)))
 
     def _commit(self, current: _OpenSlice, *, final: bool, damage: ShardDamaged | None) -> _Committed:
-        """Writes the two files, then the record that makes them count.
+        """Writes the files, then the record that makes them count.
 
         Once another writer was faster with a slice, none that would follow it may be written: theirs may end elsewhere.
         """
@@ -418,8 +422,11 @@ class ShardRunner:
         for added in current.added:
             added.result()  # a row that could not be added must not be missed
         images, masks = current.writer.finish()
+        rejects = current.writer.finish_rejects()
         put(join(self._root, "images", name), images.data)
         put(join(self._root, "masks", name), masks.data)
+        if rejects:
+            put(join(self._root, "rejects", name), rejects.data)
         timings = {**current.timings, "write": time.perf_counter() - begun}
         record = CommitRecord(
             fingerprint=self._metadata["fingerprint"],
@@ -429,6 +436,7 @@ class ShardRunner:
             final=final,
             images=_part("images", name, images),
             masks=_part("masks", name, masks),
+            rejects=_part("rejects", name, rejects) if rejects else None,
             totals=current.totals,
             owner=self._owner,
             attempt=attempt,
@@ -441,8 +449,8 @@ class ShardRunner:
         if put_if_absent(join(self._root, record.file), record.to_json(), self._config.run.single_writer):
             return SliceCommitted(record)
         current.work.left.set()
-        delete(join(self._root, record.images.file))
-        delete(join(self._root, record.masks.file))
+        for part in record.parts:
+            delete(join(self._root, part.file))
         return SliceLost(record.shard, record.slice)
 
 

@@ -3,11 +3,15 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from dataset.small_dataset import FINGERPRINT, HEIGHT, WIDTH, build
 from pycocotools import mask as coco
 
+from data_engine.dataset.commits import Part
+from data_engine.dataset.duplicates import DUPLICATES, DatasetState, DedupVersion
 from data_engine.dataset.reader import MaskDataset
 from data_engine.errors import DatasetError
 
@@ -117,3 +121,39 @@ def test_a_plan_that_is_no_object_is_damage(tmp_path, content):
     (tmp_path / "_plan/job.json").write_text(content)
     with pytest.raises(DatasetError, match="damaged"):
         MaskDataset(tmp_path)
+
+
+def test_without_duplicates_found_there_is_an_empty_table(root):
+    dataset = MaskDataset(root)
+    assert dataset.duplicates.num_rows == 0
+    assert dataset.duckdb().sql("select count(*) from duplicates").fetchall() == [(0,)]
+    with pytest.raises(DatasetError, match="no duplicates found yet: run `data-engine dedup"):
+        MaskDataset(root, deduplicated=True)
+
+
+def test_a_slice_keeps_its_places_when_duplicates_are_left_out(root):
+    """Whoever reads the originals beside a slice counts on them: only iteration leaves out."""
+    write_duplicates(root, ["a/0-0.jpg", "b/1-2.jpg"])
+    dataset = MaskDataset(root, deduplicated="found")
+    assert dataset.left_out == {"a/0-0.jpg", "b/1-2.jpg"}
+    assert len(list(dataset)) == len(dataset) == 10
+    assert len(list(dataset.slice(dataset.commits[0]))) == 3
+    assert dataset.totals.images == 12
+
+
+def write_duplicates(root, image_ids):
+    count = len(image_ids)
+    columns = [image_ids, range(count), [False] * count, ["near"] * count, [2.0] * count, ["a/0-1.jpg"] * count]
+    (root / "_dedup").mkdir()
+    pq.write_table(
+        pa.table([pa.array(column) for column in columns], DUPLICATES.names).cast(DUPLICATES), root / "_dedup/t.parquet"
+    )
+    version = DedupVersion(
+        version="found",
+        dataset=DatasetState.of(FINGERPRINT, True, MaskDataset(root).commits),
+        parameters={},
+        counts={},
+        duplicates=Part(file="_dedup/t.parquet", size=0, sha256="", rows=count),
+        owner="o",
+    )
+    (root / "_dedup/found.json").write_bytes(version.to_json())

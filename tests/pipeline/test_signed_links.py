@@ -194,7 +194,7 @@ def test_the_same_file_signed_twice_is_refused(server, tiny_model):
 def test_a_signed_model_is_named_without_its_signature(tiny_model, tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/a.jpg").write_bytes(picture(0))
-    monkeypatch.setattr("data_engine.pipeline.plan.identify", lambda name: "0" * 64)  # fetches nothing
+    monkeypatch.setattr("data_engine.sam.checkpoints.identify", lambda name: "0" * 64)  # fetches nothing
     config = config_for(tiny_model, f'model.name="https://h/m.safetensors?X-Amz-Signature={PLANTED}"')
     plan = make_plan(str(tmp_path / "photos"), config)
     assert plan.model_name == "https://h/m.safetensors"

@@ -1,0 +1,1 @@
+"""Stored candidates filtered again at other thresholds, without a model."""
