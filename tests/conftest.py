@@ -25,7 +25,7 @@ os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests go to one process, which makes its fixtures once; all that start Ray to the same: clusters meet."""
+    """Tests of a file go to one process, which makes its fixtures once; all that start Ray to the same one."""
     for item in items:
         group = "ray" if item.get_closest_marker("ray") else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))

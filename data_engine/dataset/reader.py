@@ -206,11 +206,11 @@ class MaskDataset:
         return connection
 
     @cached_property
-    def _left_out_ids(self) -> pa.ChunkedArray:
+    def _left_out_ids(self) -> pa.Array:
         if self.dedup is None:
-            return pa.chunked_array([], pa.string())
+            return pa.array([], pa.string())
         table = read_table(self.root, self.dedup.duplicates, DUPLICATES)
-        return table.filter(pc.invert(table["keep"]))["image_id"]
+        return table.filter(pc.invert(table["keep"]))["image_id"].combine_chunks()  # without chunks it has no type
 
     def _dedup(self, deduplicated: bool | str) -> DedupVersion:
         """The version that is meant. A name is taken at its word; the newest one must know all images."""

@@ -141,6 +141,12 @@ def test_a_slice_keeps_its_places_when_duplicates_are_left_out(root):
     assert dataset.totals.images == 12
 
 
+def test_a_version_that_leaves_nothing_out_reads_everything(root):
+    write_duplicates(root, [])
+    dataset = MaskDataset(root, deduplicated="found")
+    assert len(dataset) == dataset.images(columns=["image_id"]).num_rows == 12
+
+
 def write_duplicates(root, image_ids):
     count = len(image_ids)
     columns = [image_ids, range(count), [False] * count, ["near"] * count, [2.0] * count, ["a/0-1.jpg"] * count]

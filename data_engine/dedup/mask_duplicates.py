@@ -1,0 +1,45 @@
+"""Masks that are the same within an image, whichever crop they were seen in: by the IoU of their runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from rlemasklib import RLEMask
+
+from data_engine.dataset.commits import CommitRecord
+from data_engine.dataset.duplicates import MASK_DUPLICATES
+from data_engine.dataset.reader import DatasetImage, MaskDataset
+from data_engine.masks.suppress import mask_nms
+
+
+def find_mask_duplicates(dataset: MaskDataset, record: CommitRecord, iou_threshold: float) -> pa.Table:
+    """The duplicates among the masks of one committed slice, with the schema MASK_DUPLICATES.
+
+    A mask goes when its IoU with a better one of its image that stays exceeds the threshold. Better is the higher
+    predicted IoU, then the smaller mask_id.
+    """
+    columns: dict[str, list] = {name: [] for name in MASK_DUPLICATES.names}
+    for image in dataset.slice(record):
+        for mask_id, of, iou in duplicates_within(image, iou_threshold):
+            for name, value in zip(MASK_DUPLICATES.names, (image.image_id, mask_id, of, iou), strict=True):
+                columns[name].append(value)
+    return pa.table(columns, schema=MASK_DUPLICATES)
+
+
+def duplicates_within(image: DatasetImage, iou_threshold: float) -> list[tuple[int, int, float]]:
+    """(mask_id, mask_id of the mask that stays, IoU of the two), by mask_id."""
+    rows = image.masks
+    if len(image) < 2:
+        return []
+    x, y, w, h = (rows[name].to_numpy() for name in ("bbox_x", "bbox_y", "bbox_w", "bbox_h"))
+    boxes = np.stack([x, y, x + w - 1, y + h - 1], axis=1)
+    size = [image.row["height"], image.row["width"]]
+    masks = [RLEMask.from_dict({"size": size, "counts": c.encode("ascii")}) for c in rows["counts"].to_pylist()]
+    kept = mask_nms(masks, boxes, rows["area"].to_numpy(), rows["predicted_iou"].to_numpy(), iou_threshold)
+    gone = np.setdiff1d(np.arange(len(masks)), kept)
+    if not len(gone):
+        return []
+    ious = RLEMask.iou_matrix([masks[i] for i in gone], [masks[i] for i in kept])
+    ids = rows["mask_id"].to_numpy()
+    of, iou = ids[kept[ious.argmax(axis=1)]], ious.max(axis=1)
+    return list(zip(ids[gone].tolist(), of.tolist(), iou.tolist(), strict=True))

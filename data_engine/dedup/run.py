@@ -1,0 +1,230 @@
+"""Deduplication of a dataset from end to end: find, decide, write a version beside it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from data_engine import __version__
+from data_engine.dataset.commits import Part
+from data_engine.dataset.duplicates import DUPLICATES, MASK_DUPLICATES, DatasetState, DedupVersion
+from data_engine.dataset.reader import MaskDataset
+from data_engine.dedup.clusters import add_duplicates, add_members, counts_of
+from data_engine.dedup.leakage import find_leaks
+from data_engine.dedup.mask_duplicates import find_mask_duplicates
+from data_engine.dedup.near import Compared, cluster_hashes
+from data_engine.dedup.scratch import open_scratch, read_images
+from data_engine.dedup.settings import DedupSettings
+from data_engine.dedup.versions import commit_version, discarded_on_failure, put_table, refuse_taken, write_local
+from data_engine.errors import UsageError
+from data_engine.pipeline.commit import new_owner
+from data_engine.storage import redact
+
+if TYPE_CHECKING:
+    import duckdb
+
+_BATCH = 100_000  # rows on their way to a file
+
+Report = Callable[[str, int, int | None], None]  # what is being done, how far, of how much
+
+
+@dataclass(slots=True)
+class DedupReport:
+    """What was found, and the version that holds it."""
+
+    dataset: DatasetState
+    parameters: dict[str, Any]
+    counts: dict[str, int] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)  # seconds a stage
+    version: DedupVersion | None = None  # None: a dry run
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "version": self.version.version if self.version else None,
+            "parameters": self.parameters,
+            "counts": self.counts,
+            "timings": self.timings,
+        }
+
+
+def deduplicate(
+    root: str,
+    settings: DedupSettings | None = None,
+    *,
+    version: str | None = None,
+    dry_run: bool = False,
+    against: str | None = None,
+    on_progress: Report = lambda step, done, total: None,
+) -> DedupReport:
+    """Finds the duplicates of the dataset at `root` and writes them beside it as a version; the dataset stays as it is.
+
+    version: its name; None: the next of v1, v2, …. dry_run: finds and counts, writes nothing. against: another
+    dataset; the duplicates are then the images that it has too, and not those that are alike among themselves. The rows
+    are a function of the committed images and of the parameters. Raises DatasetError for a name that is taken.
+    """
+    settings = settings or DedupSettings()
+    if against is not None and settings.engine == "ray":
+        raise UsageError("a comparison with another dataset runs on one machine: leave out --engine ray")
+    if not dry_run:
+        refuse_taken(root, version)
+    dataset = MaskDataset(root)
+    state = DatasetState.of(str(dataset.plan.get("fingerprint", "")), dataset.complete, dataset.commits)
+    other = MaskDataset(against) if against is not None else None
+    report = DedupReport(state, settings.parameters() | ({"against": redact(other.root)} if other else {}))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=settings.temp_folder)))
+        if other is None:
+            files = {"duplicates": _images(dataset, settings, report, folder, on_progress)}
+        else:
+            files = {"duplicates": _leaks(dataset, other, settings, report, folder, on_progress)}
+        if settings.masks_iou is not None:
+            with _timed(report, "masks"):
+                path = folder / "masks.parquet"
+                files["mask_duplicates"] = (
+                    path,
+                    _masks(dataset, settings, settings.masks_iou, report, path, on_progress),
+                )
+        if not dry_run:
+            report.version = _commit(root, report, files, version)
+    return report
+
+
+def _images(
+    dataset: MaskDataset, settings: DedupSettings, report: DedupReport, folder: Path, on_progress: Report
+) -> tuple[Path, int]:
+    find = _members_on_ray if settings.engine == "ray" else _members_here
+    with find(dataset, settings, report, on_progress) as connection, _timed(report, "decide"):
+        on_progress("choosing the images that stay", 0, None)
+        add_duplicates(connection, exact_only=settings.threshold is None)
+        report.counts |= counts_of(connection, settings)
+        path = folder / "duplicates.parquet"
+        return path, write_local(path, DUPLICATES, _rows(connection), _metadata(report))
+
+
+def _leaks(
+    dataset: MaskDataset,
+    other: MaskDataset,
+    settings: DedupSettings,
+    report: DedupReport,
+    folder: Path,
+    on_progress: Report,
+) -> tuple[Path, int]:
+    on_progress("reading both images tables", 0, None)
+    with open_scratch(dataset.duckdb(), settings) as connection, _timed(report, "compare"):
+        report.counts |= {"images": len(dataset), "compared": read_images(connection)}
+        report.counts |= find_leaks(
+            connection, other, settings.threshold, lambda done, keys: on_progress("comparing hashes", done, keys)
+        )
+        path = folder / "duplicates.parquet"
+        return path, write_local(path, DUPLICATES, _rows(connection), _metadata(report))
+
+
+@contextmanager
+def _members_here(
+    dataset: MaskDataset, settings: DedupSettings, report: DedupReport, on_progress: Report
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection with the table `members`: the images of all clusters."""
+    on_progress("reading the images table", 0, None)
+    with open_scratch(dataset.duckdb(), settings) as connection:
+        with _timed(report, "read"):
+            images = read_images(connection)
+        with _timed(report, "compare"):
+            connection.execute("create table hashes as select distinct phash as h from images")
+            compared = cluster_hashes(
+                connection, settings.threshold or 0, lambda done, keys: on_progress("comparing hashes", done, keys)
+            )
+            add_members(connection, compared.clusters)
+        report.counts |= _compared(dataset, compared, images)
+        yield connection
+
+
+@contextmanager
+def _members_on_ray(
+    dataset: MaskDataset, settings: DedupSettings, report: DedupReport, on_progress: Report
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    from data_engine.dedup.on_ray import find_members
+    from data_engine.pipeline.ray_connection import connected
+
+    with connected(settings.ray_address), open_scratch(dataset.duckdb(), settings) as connection:
+        with _timed(report, "compare"):
+            compared, images = find_members(
+                dataset,
+                connection,
+                settings.threshold or 0,
+                lambda done, keys: on_progress("comparing hashes", done, keys),
+            )
+        report.counts |= _compared(dataset, compared, images)
+        yield connection
+
+
+def _compared(dataset: MaskDataset, compared: Compared, images: int) -> dict[str, int]:
+    found = {"hashes": compared.total, "bands": compared.bands, "keys": compared.keys}
+    return {"images": len(dataset), "compared": images, **found}
+
+
+def _rows(connection: duckdb.DuckDBPyConnection) -> Any:
+    names = ", ".join(f'"{name}"' for name in DUPLICATES.names)
+    rows = connection.sql(f"select {names} from duplicates order by cluster_id, keep desc, image_id")  # noqa: S608
+    return rows.fetch_arrow_reader(_BATCH)
+
+
+def _masks(
+    dataset: MaskDataset, settings: DedupSettings, iou: float, report: DedupReport, path: Path, on_progress: Report
+) -> int:
+    def batches(tables: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
+        for done, table in enumerate(tables):
+            on_progress("comparing masks", done, len(dataset.commits))
+            yield from table.to_batches()
+
+    if settings.engine == "ray":
+        from data_engine.dedup.on_ray import mask_duplicates
+        from data_engine.pipeline.ray_connection import connected
+
+        with connected(settings.ray_address):
+            rows = write_local(path, MASK_DUPLICATES, batches(mask_duplicates(dataset, iou)), _metadata(report))
+    else:
+        tables = (find_mask_duplicates(dataset, record, iou) for record in dataset.commits)
+        rows = write_local(path, MASK_DUPLICATES, batches(tables), _metadata(report))
+    report.counts |= {"masks": dataset.totals.masks, "mask_duplicates": rows}
+    return rows
+
+
+def _commit(root: str, report: DedupReport, files: dict[str, tuple[Path, int]], version: str | None) -> DedupVersion:
+    owner = new_owner()
+    with discarded_on_failure(root) as put:
+        parts: dict[str, Part] = {}
+        for table, (path, rows) in files.items():
+            parts[table] = put_table(root, path, f"{table}-{owner}", rows)
+            put.append(parts[table])
+        made = DedupVersion(
+            version=version or "",
+            dataset=report.dataset,
+            parameters=report.parameters,
+            counts=report.counts,
+            duplicates=parts["duplicates"],
+            mask_duplicates=parts.get("mask_duplicates"),
+            owner=owner,
+            code_version=__version__,
+            created_at=datetime.now(timezone.utc).isoformat(timespec="microseconds"),
+            timings=report.timings,
+        )
+        return commit_version(root, made, version)
+
+
+def _metadata(report: DedupReport) -> dict[str, Any]:
+    return {"fingerprint": report.dataset.fingerprint, "parameters": report.parameters, "code_version": __version__}
+
+
+@contextmanager
+def _timed(report: DedupReport, stage: str) -> Iterator[None]:
+    begun = time.monotonic()
+    yield
+    report.timings[stage] = round(report.timings.get(stage, 0.0) + time.monotonic() - begun, 3)

@@ -1,0 +1,56 @@
+"""Ray Data finds what DuckDB finds, to the row."""
+
+import numpy as np
+import pytest
+from dedup.hash_sets import balanced, flipped
+from dedup.planted_duplicates import build_pictures, picture
+
+from data_engine.dataset.duplicates import MASK_DUPLICATES, read_table
+from data_engine.dataset.reader import MaskDataset
+from data_engine.dedup import on_ray
+from data_engine.dedup.run import deduplicate
+from data_engine.dedup.settings import DedupSettings
+
+ray = pytest.importorskip("ray")
+pytest.importorskip("pandas")  # of Ray Data
+pytest.importorskip("duckdb")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def small_ray():
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.parametrize("threshold", [None, 4])
+def test_rows_equal_those_of_one_machine(small_ray, tmp_path, monkeypatch, threshold):
+    monkeypatch.setattr(on_ray, "KEYS_AT_ONCE", 3)
+    rng = np.random.default_rng(0)
+    some = balanced(rng, 150)
+    hashes = np.concatenate([some, flipped(rng, some[:60], 4), some[:20], flipped(rng, np.repeat(some[:1], 60), 3)])
+    rows = [
+        picture(f"{i:04d}", int(h), content=str(h if i % 3 else i), n_masks=int(rng.integers(1, 5)))
+        for i, h in enumerate(hashes)
+    ]
+    rows += [picture("failed", None), picture("without", None, status="ok", error_type=None)]
+    build_pictures(tmp_path, rows[:100], rows[100:])
+    masks = None
+    for engine in ("local", "ray"):
+        settings = DedupSettings(threshold=threshold, engine=engine, threads=1, masks_iou=0.1)
+        report = deduplicate(str(tmp_path), settings, version=engine)
+        assert report.counts["compared"] == len(hashes)
+        found = read_table(str(tmp_path), report.version.mask_duplicates, MASK_DUPLICATES)
+        assert masks is None or found.equals(masks)
+        masks = found
+    assert masks.num_rows
+    tables = [MaskDataset(tmp_path, deduplicated=engine).duplicates for engine in ("local", "ray")]
+    assert tables[0].num_rows > 10
+    assert tables[0].equals(tables[1])
+
+
+def test_a_dataset_of_nothing(small_ray, tmp_path):
+    build_pictures(tmp_path)
+    report = deduplicate(str(tmp_path), DedupSettings(engine="ray"))
+    assert report.counts["left_out"] == 0
