@@ -58,7 +58,7 @@ def read_tar(
         zipped = offset is None and file.read(2) == b"\x1f\x8b"
         file.seek(0)
         stream = gzip.GzipFile(fileobj=file) if zipped else file
-        tar = _Tar(shard, stream, None if zipped else file.size, offset or 0)
+        tar = TarStream(shard, stream, None if zipped else file.size, offset or 0)
         ids = UniqueIds(seen_ids if offset is not None else ())
         index = start if offset is not None else 0
         for member in tar.members():
@@ -108,7 +108,7 @@ class _Member:
         return _padded(self.start + self.size)
 
 
-class _Tar:
+class TarStream:
     """The members of one archive in order. A member's data is read, if at all, before the next member is asked for."""
 
     def __init__(self, shard: Shard, stream: InputFile | gzip.GzipFile, size: int | None, offset: int = 0) -> None:

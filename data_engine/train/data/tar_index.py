@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from data_engine.images.settings import InputSettings
 from data_engine.images.shard import Shard, ShardDamaged
 from data_engine.images.stream import InputFile
-from data_engine.images.webdataset import _Tar, normalised
+from data_engine.images.webdataset import TarStream, normalised
 from data_engine.storage import redact
 
 
@@ -24,7 +24,7 @@ def index_tar(uri: str, name: str, settings: InputSettings) -> tuple[list[Member
     """(members that are whole, what is damaged after them or None). Raises FileNotFoundError and StorageError."""
     members: list[Member] = []
     with InputFile(uri, settings) as file:
-        tar = _Tar(Shard(id="", kind="tar", uri=redact(uri)), file, file.size)
+        tar = TarStream(Shard(id="", kind="tar", uri=redact(uri)), file, file.size)
         try:
             for member in tar.members():
                 if not member.sparse:
