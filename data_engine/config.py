@@ -10,17 +10,17 @@ import difflib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from data_engine.errors import ConfigError
 from data_engine.images.settings import InputSettings
 from data_engine.masks.floors import Floors
 from data_engine.masks.settings import MaskSettings
+from data_engine.yaml_settings import checked, overridden, read_settings
 
 DEFAULT_PRESET = "quickstart"
 
@@ -36,7 +36,6 @@ _ADDED_LATER: dict[str, Any] = {
     "output.reject_floor_stability": None,
 }
 _REJECT_MARGIN = 0.1  # below a threshold, for the floor of what is kept
-_MAX_FILE_BYTES = 1 << 20
 
 
 class _Section(BaseModel):
@@ -167,26 +166,17 @@ def load_config(source: str | Path | None = None, overrides: Iterable[str] = ())
     Raises ConfigError naming the file, the key, the value and, for an unknown key, the nearest known one.
     """
     where = str(source or DEFAULT_PRESET)
-    return override_settings(_read_yaml(_find(where)), overrides, where)
+    return override_settings(read_settings(_find(where)), overrides, where)
 
 
 def override_settings(base: Mapping[str, Any], overrides: Iterable[str], where: str) -> JobConfig:
     """Plain values and overrides such as "masks.points_per_side=16" -> a checked configuration. Raises ConfigError."""
-    values = deepcopy(dict(base))
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key.strip():
-            raise ConfigError(f"--set {override!r}: write it as section.setting=value")
-        _set(values, key.strip().split("."), parse_yaml(text, f"--set {override!r}"), override)
-    return resolve(values, where)
+    return resolve(overridden(base, overrides), where)
 
 
 def resolve(values: Mapping[str, Any], where: str) -> JobConfig:
     """Plain values -> a checked configuration. Raises ConfigError."""
-    try:
-        return JobConfig.model_validate(dict(values))
-    except ValidationError as error:
-        raise ConfigError(f"{where}: " + "; ".join(_explain(problem) for problem in error.errors())) from None
+    return checked(JobConfig, values, where)
 
 
 def presets() -> dict[str, Path]:
@@ -215,61 +205,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return found
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML without its traps: duplicate keys and aliases are errors, 1e-3 is a number, on and 12:30 are text."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own interface
-        first: [
-            (tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":int", ":bool", ":timestamp"))
-        ]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not allowed", event.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _add_resolvers() -> None:
-    import re
-
-    number = r"[-+]?(?:0|[1-9][0-9_]*)"
-    patterns = {
-        "int": (rf"{number}", "-+0123456789"),
-        "float": (
-            r"[-+]?(?:[0-9][0-9_]*)?(?:\.[0-9_]+|[0-9]\.)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+",
-            "-+.0123456789",
-        ),
-        "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    }
-    for kind, (pattern, first) in patterns.items():
-        _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(rf"^(?:{pattern})$"), list(first))
-
-
-_add_resolvers()
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """YAML text -> plain values. Raises ConfigError with the line."""
-    try:
-        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{where}{line}: {getattr(error, 'problem', None) or 'not YAML'}") from None
-
-
 def _find(name: str) -> Path:
     known = presets()
     if name in known:
@@ -280,49 +215,3 @@ def _find(name: str) -> Path:
         hint = f"; did you mean {guess[0]!r}?" if guess else ""
         raise ConfigError(f"no configuration {name!r}: not a preset ({', '.join(known)}) and no such file{hint}")
     return path
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > _MAX_FILE_BYTES:
-        raise ConfigError(f"{path} is {path.stat().st_size:,} bytes: that is no configuration")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start:,} is not UTF-8 text; save it as UTF-8") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-    values = parse_yaml(text, str(path))
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected sections such as 'model:' and 'masks:', found {type(values).__name__}")
-    return values
-
-
-def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:
-    for key in path[:-1]:
-        values = values.setdefault(key, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"--set {override!r}: {key!r} is a value, not a section")
-    values[path[-1]] = value
-
-
-def _explain(problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
-    name = ".".join(location)
-    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        guess = difflib.get_close_matches(location[-1], _known_keys(location[:-1]), n=1)
-        return f"unknown setting {name!r}" + (f"; did you mean {guess[0]!r}?" if guess else "")
-    message = problem["msg"].removeprefix("Value error, ")
-    value = "" if isinstance(problem["input"], dict) else f" (it is {problem['input']!r})"
-    return f"{name}: {message}{value}" if name else message
-
-
-def _known_keys(section: list[str]) -> list[str]:
-    kind: Any = JobConfig
-    for name in section:
-        field = getattr(kind, "model_fields", {}).get(name)
-        kind = field.annotation if field else None
-    if kind is None:
-        return []
-    return list(getattr(kind, "model_fields", None) or getattr(kind, "__dataclass_fields__", {}))

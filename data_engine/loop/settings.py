@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from data_engine.config import JobConfig, load_config, parse_yaml
-from data_engine.errors import ConfigError
+from data_engine.config import JobConfig, load_config
 from data_engine.train.data.labelled import DataFilters
+from data_engine.yaml_settings import checked, parse_override, read_settings
 
 Stage = Literal["assisted", "semi-automatic", "automatic"]
 
@@ -109,17 +109,10 @@ def load_loop_settings(source: str | Path | None = None, overrides: Iterable[str
     Raises ConfigError naming the file, the setting and what is wrong with it.
     """
     path = Path(source).expanduser() if source is not None else _packaged()
-    values = _read(path)
+    values = read_settings(path)
     for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key.strip():
-            raise ConfigError(f"--set {override!r}: write it as setting=value, such as rounds=3")
-        _put(values, key.strip(), parse_yaml(text, f"--set {override!r}"))
-    try:
-        settings = LoopSettings.model_validate(values)
-    except ValidationError as error:
-        problems = "; ".join(_explained(problem) for problem in error.errors())
-        raise ConfigError(f"{path}: {problems}") from None
+        _put(values, *parse_override(override))
+    settings = checked(LoopSettings, values, str(path))
     settings.content()  # what is wrong in the settings of the other commands is said now, not hours later
     return settings
 
@@ -127,16 +120,6 @@ def load_loop_settings(source: str | Path | None = None, overrides: Iterable[str
 def _packaged() -> Path:
     folder = Path(__file__).parents[1] / "configs"
     return (folder if folder.is_dir() else Path(__file__).parents[2] / "configs") / "loop.yaml"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); give the path of a YAML file") from None
-    if not isinstance(values, dict | None):
-        raise ConfigError(f"{path}: expected settings such as 'rounds: 2', found {type(values).__name__}")
-    return values or {}
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
@@ -151,11 +134,3 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
         inner["set"] = {**(inner.get("set") or {}), rest.removeprefix("set."): value}
     else:
         inner[rest] = value
-
-
-def _explained(problem: Any) -> str:
-    name = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown setting {name!r}"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{name}: {message}" if name else message

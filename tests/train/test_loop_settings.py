@@ -62,7 +62,7 @@ def test_stages_go_on_with_the_last_one():
         ("filters.max_area_fraction=0", "max_area_fraction is 0"),
         ("generate.masks.points=8", "points"),
         ("training.train.stepz=8", "did you mean 'steps'"),
-        ("rounds", "write it as setting=value"),
+        ("rounds", "write it as section.setting=value"),
     ],
 )
 def test_wrong_settings_are_named(override, message):
