@@ -115,5 +115,5 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"nothing\.yaml cannot be read"):
         load_settings(tmp_path / "nothing.yaml")
     (tmp_path / "list.yaml").write_text("- 1\n")
-    with pytest.raises(ConfigError, match=r"list\.yaml: expected sections"):
+    with pytest.raises(ConfigError, match=r"list\.yaml: expected settings"):
         load_settings(tmp_path / "list.yaml")
