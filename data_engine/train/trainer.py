@@ -49,7 +49,7 @@ class Trainer:
         self.clock = clock
         self.progress = Progress()
         self.average = copy.deepcopy(model).requires_grad_(False)
-        self.affinity = AffinityHead(config.architecture)
+        self.affinity = AffinityHead(config.architecture).to(next(model.parameters()).device)
         groups = [*_parameter_groups(model, config.weight_decay), *_parameter_groups(self.affinity, 0.0)]
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
         self.working = WorkingCopy(model, getattr(torch, config.compute_dtype))
