@@ -31,7 +31,7 @@ demo: $(READY)  ## Mask the bundled photographs with the starter model, audit th
 	@echo "Open the pictures in $(DEMO)/pictures"
 
 test: $(READY)  ## Set up and run the test suite.
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)  ## The tests that take minutes each.
 	$(BIN)/python -m pytest -m slow
