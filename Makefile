@@ -30,8 +30,11 @@ demo: $(READY)  ## Mask the bundled photographs with the starter model, audit th
 	$(BIN)/data-engine export $(DEMO)/masks $(DEMO)/pictures --format overlays
 	@echo "Open the pictures in $(DEMO)/pictures"
 
-test: $(READY)  ## Set up and run the test suite.
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: $(READY)  ## Set up and run the test suite, the tests that start Ray beside the others.
+	@$(BIN)/python -m pytest -m 'ray and not slow' > $(VENV)/ray-tests.log 2>&1 & ray=$$!; \
+	$(BIN)/python -m pytest -m 'not ray and not slow'; others=$$?; \
+	wait $$ray; ray=$$?; cat $(VENV)/ray-tests.log; \
+	[ $$others = 0 ] && [ $$ray = 0 ]
 
 test-slow: $(READY)  ## The tests that take minutes each.
 	$(BIN)/python -m pytest -m slow

@@ -24,24 +24,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts Ray comes first: it takes longest, and one process has to do all of it."""
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests of a file go to one process, which makes its fixtures once; all that start Ray go to the same one."""
-    from xdist.scheduler import LoadFileScheduling
-
-    class OneForRay(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = super()._split_scope(nodeid)
-            return "ray" if "pytest.mark.ray" in (config.rootpath / file).read_text() else file
-
-    return OneForRay(config, log)
-
-
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """A real S3 server over HTTP on this machine."""

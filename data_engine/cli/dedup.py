@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from data_engine.cli.app import OutputArgument, app, err, out
-from data_engine.dedup.settings import DEFAULT_MASKS_IOU, DEFAULT_THRESHOLD
+from data_engine.dedup.settings import DEFAULT_COSINE, DEFAULT_MASKS_IOU, DEFAULT_THRESHOLD
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,6 +26,7 @@ class EngineChoice(str, Enum):
     epilog="Examples:\n\ndata-engine dedup masks/\n\ndata-engine dedup masks/ --threshold 4 --version strict --dry-run"
     "\n\ndata-engine dedup s3://bucket/masks --memory 16GB --temp-folder /mnt/disk --json"
     "\n\ndata-engine dedup masks/ --masks --mask-iou 0.9\n\ndata-engine dedup train-masks/ --against test-masks/"
+    "\n\ndata-engine dedup masks/ --semantic --cosine 0.98"
 )
 def dedup(
     output: OutputArgument,
@@ -45,6 +46,21 @@ def dedup(
             metavar="DATASET", help="Instead: the images that this other dataset has too, such as a test set."
         ),
     ] = None,
+    semantic: Annotated[
+        bool,
+        typer.Option("--semantic", help="Also images that stay whose embeddings are alike: reads their originals."),
+    ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="With --semantic: whose embeddings. Default: the model that made the masks.")
+    ] = None,
+    cosine: Annotated[
+        float, typer.Option(help="With --semantic: alike is above this cosine of two embeddings; 0.98 for the starter.")
+    ] = DEFAULT_COSINE,
+    device: Annotated[str, typer.Option(help="With --semantic: auto, cpu, cuda or cuda:N.")] = "auto",
+    input: Annotated[
+        str | None,
+        typer.Option(help="With --semantic: the INPUT of the dataset, signed anew, where it was a signed link."),
+    ] = None,
     engine: Annotated[EngineChoice, typer.Option(help="local: DuckDB on this machine; ray: a Ray cluster.")] = (
         EngineChoice.local
     ),
@@ -63,11 +79,12 @@ def dedup(
     Writes a version beside the dataset OUTPUT, which stays as it is. MaskDataset(OUTPUT, deduplicated=True) honours it.
     """
     from data_engine.dedup.run import deduplicate
-    from data_engine.dedup.settings import DedupSettings
+    from data_engine.dedup.settings import DedupSettings, SemanticSettings
 
     settings = DedupSettings(
         threshold=None if exact else threshold,
         masks_iou=mask_iou if masks else None,
+        semantic=SemanticSettings(model=model, cosine=cosine, device=device, input=input) if semantic else None,
         engine=engine.value,
         ray_address=ray_address,
         threads=threads,
@@ -81,6 +98,12 @@ def dedup(
 
         report = deduplicate(
             output, settings, version=version, dry_run=dry_run, against=against, on_progress=on_progress
+        )
+    if report.counts.get("semantic_missing"):
+        err.print(
+            f"{report.counts['semantic_missing']:,} images were not compared by their embeddings: "
+            "their originals are gone, have changed or cannot be decoded",
+            soft_wrap=True,
         )
     if as_json:
         out.print(json.dumps(report.as_json(), indent=1), soft_wrap=True)
@@ -111,6 +134,12 @@ def _table(report: DedupReport) -> Table:
     if "chained" in counts:
         rows.append(("    beyond the threshold, by a chain", counts["chained"]))
         rows.append(("copies: the bytes of any other image", counts["same_bytes"]))
+    if "semantic" in counts:
+        rows.append(("  semantic: the embedding of the image that stays", counts["semantic"]))
+        rows.append(("    beyond the cosine, by a chain", counts["semantic_chained"]))
+        rows.append(("embeddings compared", counts["semantic_compared"]))
+        rows.append(("  computed now", counts["semantic_computed"]))
+        rows.append(("  missing: the original cannot be read", counts["semantic_missing"]))
     rows.append(("masks of those left out", counts["masks_left_out"]))
     if "mask_duplicates" in counts:
         rows.append(("masks", counts["masks"]))

@@ -28,8 +28,9 @@ DUPLICATES = pa.schema(
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("cluster_id", pa.int64(), nullable=False),
         pa.field("keep", pa.bool_(), nullable=False),
-        pa.field("reason", pa.string()),  # exact | near; null for the image that is kept
-        pa.field("distance", pa.float32()),  # bits between its hash and the kept image's; null for the kept one
+        pa.field("reason", pa.string()),  # exact | near | semantic; null for the image that is kept
+        # Bits between its hash and the kept image's; semantic: 1 - cosine; null for the kept one.
+        pa.field("distance", pa.float32()),
         pa.field("of", pa.string(), nullable=False),  # id of the kept image; its own for the kept one
     ]
 )

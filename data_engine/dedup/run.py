@@ -31,6 +31,8 @@ from data_engine.storage import redact
 if TYPE_CHECKING:
     import duckdb
 
+    from data_engine.dedup.semantic import SemanticStage
+
 _BATCH = 100_000  # rows on their way to a file
 
 Report = Callable[[str, int, int | None], None]  # what is being done, how far, of how much
@@ -68,11 +70,14 @@ def deduplicate(
 
     version: its name; None: the next of v1, v2, …. dry_run: finds and counts, writes nothing. against: another
     dataset; the duplicates are then the images that it has too, and not those that are alike among themselves. The rows
-    are a function of the committed images and of the parameters. Raises DatasetError for a name that is taken.
+    are a function of the committed images and of the parameters; with a semantic stage also of the originals that can
+    be read. Raises DatasetError for a name that is taken.
     """
     settings = settings or DedupSettings()
     if against is not None and settings.engine == "ray":
         raise UsageError("a comparison with another dataset runs on one machine: leave out --engine ray")
+    if against is not None and settings.semantic is not None:
+        raise UsageError("a comparison with another dataset is by hashes alone: leave out --semantic")
     if not dry_run:
         refuse_taken(root, version)
     dataset = MaskDataset(root)
@@ -82,7 +87,7 @@ def deduplicate(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=settings.temp_folder)))
         if other is None:
-            files = {"duplicates": _images(dataset, settings, report, folder, on_progress)}
+            files = {"duplicates": _images(dataset, settings, report, folder, dry_run, on_progress)}
         else:
             files = {"duplicates": _leaks(dataset, other, settings, report, folder, on_progress)}
         if settings.masks_iou is not None:
@@ -98,15 +103,35 @@ def deduplicate(
 
 
 def _images(
-    dataset: MaskDataset, settings: DedupSettings, report: DedupReport, folder: Path, on_progress: Report
+    dataset: MaskDataset,
+    settings: DedupSettings,
+    report: DedupReport,
+    folder: Path,
+    dry_run: bool,
+    on_progress: Report,
 ) -> tuple[Path, int]:
     find = _members_on_ray if settings.engine == "ray" else _members_here
-    with find(dataset, settings, report, on_progress) as connection, _timed(report, "decide"):
-        on_progress("choosing the images that stay", 0, None)
-        add_duplicates(connection, exact_only=settings.threshold is None)
+    stage = _semantic_stage(dataset, settings)
+    with find(dataset, settings, report, on_progress) as connection:
+        with _timed(report, "decide"):
+            on_progress("choosing the images that stay", 0, None)
+            add_duplicates(connection, exact_only=settings.threshold is None)
+        if stage is not None:
+            with _timed(report, "semantic"):
+                parameters, counts = stage.merge(connection, folder, not dry_run, on_progress)
+            report.parameters["semantic"] = parameters
+            report.counts |= counts
         report.counts |= counts_of(connection, settings)
         path = folder / "duplicates.parquet"
         return path, write_local(path, DUPLICATES, _rows(connection), _metadata(report))
+
+
+def _semantic_stage(dataset: MaskDataset, settings: DedupSettings) -> SemanticStage | None:
+    if settings.semantic is None:
+        return None
+    from data_engine.dedup.semantic import SemanticStage
+
+    return SemanticStage(dataset, settings.semantic)
 
 
 def _leaks(
