@@ -54,7 +54,7 @@ def dedup(
         str | None, typer.Option(help="With --semantic: whose embeddings. Default: the model that made the masks.")
     ] = None,
     cosine: Annotated[
-        float, typer.Option(help="With --semantic: alike is above this cosine of two embeddings; 0.98 for the starter.")
+        float, typer.Option(help="With --semantic: alike is above this cosine of two embeddings.")
     ] = DEFAULT_COSINE,
     device: Annotated[str, typer.Option(help="With --semantic: auto, cpu, cuda or cuda:N.")] = "auto",
     input: Annotated[
