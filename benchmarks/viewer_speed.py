@@ -1,7 +1,7 @@
 """How fluid the viewer is on a large dataset, in a real browser: first paint, filters, images, lists, sorts.
 
-    python benchmarks/viewer.py measure /tmp/large --images 10000 --masks 200    # made first, if it is not there
-    python benchmarks/viewer.py pictures masks/ other/ docs/images               # the pictures of docs/viewer.md
+    python benchmarks/viewer_speed.py measure /tmp/large --images 10000 --masks 200    # made first, if it is not there
+    python benchmarks/viewer_speed.py pictures masks/ other/ docs/images               # the pictures of docs/viewer.md
 
 Needs Chromium and `pip install playwright`. Every figure is the median (and the worst) of several tries in the page.
 """
