@@ -213,15 +213,3 @@ def test_tracebacks_are_for_debug_only_and_hold_no_secrets(folder):
         assert done.returncode == 1
         assert ("Traceback" in done.stderr) == bool(options)
         assert "planted" not in done.stdout + done.stderr
-
-
-def test_the_command_to_go_on_with_has_no_signature(monkeypatch, capsys):
-    from data_engine.cli.app import say_how_to_go_on
-
-    link = "https://h/a.tar?id=5&X-Amz-Signature=planted"
-    monkeypatch.setattr(sys, "argv", ["x", "generate", link, "out", "--set", f"model.name={link}"])
-    say_how_to_go_on()
-    shown = capsys.readouterr().err
-    assert "planted" not in shown
-    assert "'https://h/a.tar?id=5' out" in shown
-    assert "signed" in shown

@@ -8,7 +8,7 @@ import pytest
 
 from data_engine.cli import entry
 
-SIGNED = "https://h/a.tar?X-Amz-Signature=planted"
+SIGNED = "https://h/a.tar?id=5&X-Amz-Signature=planted"
 
 
 def stopped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -29,7 +29,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 def test_what_goes_on_is_told_how_and_without_secrets(monkeypatch, capsys):
     said = stopped(monkeypatch, capsys, "--debug", "export", "masks", "x", "--input", SIGNED)
-    assert "the same command goes on:\n  data-engine --debug export masks x --input" in said
+    assert "the same command goes on:\n  data-engine --debug export masks x --input 'https://h/a.tar?id=5'" in said
     assert "signed, anew" in said
     assert "planted" not in said
 

@@ -137,7 +137,6 @@ def test_the_watch_drains_and_ends(metadata: str, monkeypatch: pytest.MonkeyPatc
     assert (tmp_path / "seen").read_text() == "--deadline 90 --reason spot notice"
 
 
-@pytest.mark.ray
 def test_draining_ends_an_idle_node_of_a_real_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`ray drain-node` is hidden and may change with any version of Ray: this notices."""
     ray = pytest.importorskip("ray")

@@ -22,7 +22,7 @@ from data_engine.dataset.commits import read_commits
 from data_engine.pipeline.job import JobReport, generate
 
 pytest.importorskip("ray")
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
+pytestmark = pytest.mark.timeout(280)
 
 SHARDS, IMAGES = 6, 10
 SLOW = ("masks.points_per_side=12",)  # so that there is time to die in

@@ -24,7 +24,7 @@ from data_engine.pipeline.plan import read_plan
 from data_engine.pipeline.progress import Progress
 
 ray = pytest.importorskip("ray")
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 
 
 def assert_whole(output: Path | str) -> None:

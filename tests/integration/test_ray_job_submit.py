@@ -17,7 +17,7 @@ from pipeline.tiny_job import KEEP_ALL, rows
 from data_engine.pipeline.job import generate
 
 pytest.importorskip("ray")
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
+pytestmark = pytest.mark.timeout(280)
 ROOT = Path(__file__).parents[2]
 
 

@@ -26,7 +26,7 @@ from data_engine.pipeline.policy import Policy
 
 ray = pytest.importorskip("ray")
 s3fs = pytest.importorskip("s3fs")
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
+pytestmark = pytest.mark.timeout(280)
 
 SHARDS, IMAGES = 4, 8
 SLOW = "masks.points_per_side=10"

@@ -10,7 +10,6 @@ from data_engine.errors import UsageError
 from data_engine.pipeline.scaling import measure_scaling
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.ray
 
 
 @pytest.mark.timeout(200)
