@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from data_engine.cli import main
+from data_engine.cli import command
 
 if __name__ == "__main__":
     sys.argv = ["data-engine", "audit", *sys.argv[1:]]
-    main()
+    command()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from data_engine.cli import main
+from data_engine.cli.process_end import run_as_process
 
 WAITING_FOR_PEOPLE = 4
 
@@ -25,4 +26,4 @@ def run(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))
+    run_as_process(lambda: run(sys.argv[1:]))

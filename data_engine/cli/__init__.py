@@ -22,12 +22,13 @@ from data_engine.cli import (
     view,
 )
 from data_engine.cli.app import app
-from data_engine.cli.entry import main
+from data_engine.cli.entry import command, main
 
 __all__ = [
     "app",
     "audit_sample",
     "bench",
+    "command",
     "config",
     "dataset",
     "dedup",

@@ -1,3 +1,3 @@
-from data_engine.cli import main
+from data_engine.cli import command
 
-main()
+command()

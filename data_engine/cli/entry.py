@@ -13,6 +13,7 @@ import typer
 from rich.text import Text
 
 from data_engine.cli.app import app, err
+from data_engine.cli.process_end import run_as_process
 from data_engine.errors import DataEngineError, UsageError
 from data_engine.signed_urls import unsigned
 from data_engine.storage import redact
@@ -21,8 +22,13 @@ STOPPED = 130  # exit code, as a shell gives it for SIGINT
 RESUMABLE = {"generate", "replay", "export", "train", "loop"}  # what they have finished stays, and is not done again
 
 
+def command() -> None:
+    """What a shell calls: `main` as a process of its own."""
+    run_as_process(main)
+
+
 def main() -> None:
-    """Entry point: turns errors into one line and an exit code."""
+    """Turns errors into one line and an exit code, which it leaves with (SystemExit)."""
     debug = "--debug" in sys.argv
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

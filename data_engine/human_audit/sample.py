@@ -121,7 +121,7 @@ def read_sample(root: str, name: str) -> Sample | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        table = pq.read_table(io.BytesIO(read_bytes(join(folder, "sample.parquet"))))
+        table = pq.ParquetFile(io.BytesIO(read_bytes(join(folder, "sample.parquet")))).read()
     except FileNotFoundError:
         raise DatasetError(
             f"{join(folder, 'sample.parquet')} is missing: run the audit-sample command that drew it again"

@@ -56,7 +56,7 @@ def to_parquet(shards: Iterable[tuple[Shard, int | None]]) -> bytes:
 
 def from_parquet(data: bytes) -> Iterator[tuple[Shard, int | None]]:
     """What `to_parquet` was given. Raises TypeError, KeyError or ValueError (Arrow's) for another table."""
-    for row in pq.read_table(BytesIO(data), page_checksum_verification=True).to_pylist():
+    for row in pq.ParquetFile(BytesIO(data), page_checksum_verification=True).read().to_pylist():
         take, groups, files = row.pop("take"), row.pop("row_groups"), row.pop("files")
         shard = Shard(
             **_link(row),

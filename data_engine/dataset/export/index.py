@@ -35,7 +35,7 @@ def put_index(export: Finished, schema: pa.Schema) -> None:
         with pq.ParquetWriter(file, schema, compression="zstd") as writer:
             for index in range(len(export.reports)):
                 data = read_bytes(join(export.destination, STATE_FOLDER, _name(index)))
-                writer.write_table(pq.read_table(io.BytesIO(data)))
+                writer.write_table(pq.ParquetFile(io.BytesIO(data)).read())
         file.seek(0)
         put_stream(join(export.destination, INDEX_FILE), file)
 
