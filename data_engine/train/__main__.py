@@ -13,7 +13,11 @@ from pathlib import Path
 
 import torch
 
+from data_engine.errors import ConfigError
+from data_engine.sam.checkpoints import read_checkpoint
+from data_engine.sam.model import Sam
 from data_engine.train.config import TrainConfig, load_config
+from data_engine.train.enlarge import enlarged
 from data_engine.train.initialise import new_model
 from data_engine.train.photographs import load_photographs, load_textures
 from data_engine.train.samples import SampleStream, batches
@@ -34,7 +38,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     config = load_config(arguments.config)
     torch.manual_seed(config.seed)
-    trainer = Trainer(new_model(config.architecture), config, arguments.output)
+    trainer = Trainer(start_model(config), config, arguments.output)
     if trainer.resume():
         logger.info("continuing from step %d", trainer.progress.step)
     else:
@@ -52,6 +56,18 @@ def main() -> None:
             workers=config.data.workers,
         )
     )
+
+
+def start_model(config: TrainConfig) -> Sam:
+    """Raises CheckpointError for weights that cannot be read, ConfigError for those of another architecture."""
+    if config.start is None:
+        return new_model(config.architecture)
+    stored = read_checkpoint(config.start)
+    wanted = config.architecture
+    found = dataclasses.replace(stored.architecture, image_size=wanted.image_size)
+    if found != wanted or stored.architecture.image_size > wanted.image_size:
+        raise ConfigError(f"{config.start} holds {stored.architecture}, which cannot grow into {wanted}")
+    return enlarged(stored.architecture, stored.state, wanted.image_size, config.start_zoom)
 
 
 def sample_stream(config: TrainConfig) -> SampleStream:

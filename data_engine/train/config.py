@@ -37,6 +37,10 @@ class DataConfig:
 class TrainConfig:
     architecture: SamArchitecture
     data: DataConfig
+    start: Path | None = None
+    """Weights to start from, of the same architecture at this input or a smaller one; None: from nothing."""
+    start_zoom: float = 1.0
+    """How much coordinates are spread when the input grows: see enlarge.py."""
     seed: int = 0
     steps: int = 20000
     minutes: float | None = None

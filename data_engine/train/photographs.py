@@ -18,6 +18,8 @@ from data_engine.train.regions import RegionTree, region_tree
 from data_engine.train.scene import Scene
 
 _WORKING_SIDE = 512  # regions are found at this size: details below it are not worth a target
+_SMALLEST_SHARE = 0.35  # of the photograph's side that a view shows
+_MAGNIFIED = 2.0  # at most: a blurred view teaches blurred boundaries
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ class Photograph:
         step = int(levels.max()) + 1
         levels = levels + np.where(inside, (1 + self.objects) * step, 0)
         levels[0] = np.where(inside, (1 + self.objects) * step, levels[0])
-        box = _random_box(rng, self.pixels.shape[:2], height / width)
+        share = min(1.0, max(height, width) / max(self.pixels.shape[:2]) / _MAGNIFIED)
+        box = _random_box(rng, self.pixels.shape[:2], height / width, max(_SMALLEST_SHARE, share))
         mirrored = rng.random() < 0.5
         image = Image.fromarray(self.pixels).resize((width, height), Image.Resampling.BILINEAR, box=box)
         rows = np.clip(
@@ -99,11 +102,13 @@ def _cuts(rng: np.random.Generator) -> tuple[int, int, int]:
     return coarse, middle, int(middle * rng.uniform(1.8, 3.5))
 
 
-def _random_box(rng: np.random.Generator, shape: tuple[int, int], aspect: float) -> tuple[float, float, float, float]:
-    """(x0, y0, x1, y1) of a random part: from a third of the photograph's side to all of it, of near the aspect."""
+def _random_box(
+    rng: np.random.Generator, shape: tuple[int, int], aspect: float, smallest: float
+) -> tuple[float, float, float, float]:
+    """(x0, y0, x1, y1) of a random part: from `smallest` of the photograph's side to all of it, of near the aspect."""
     aspect *= np.exp(rng.normal(0, 0.08))
     height = min(shape[0], shape[1] * aspect)
-    height *= 1.0 if rng.random() < 0.25 else rng.uniform(0.35, 1.0)
+    height *= 1.0 if rng.random() < 0.25 else rng.uniform(smallest, 1.0)
     width = min(height / aspect, shape[1])  # rounding must not carry it over the edge
     top, left = rng.uniform(0, shape[0] - height), rng.uniform(0, shape[1] - width)
     return left, top, min(left + width, shape[1]), min(top + height, shape[0])

@@ -30,7 +30,11 @@ class TextureBank:
         return cls(np.stack([_standardise(field) for field in fields]))
 
     def crop(self, rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-        """A height x width piece (at most 288 a side) of a random texture, flipped or transposed at random."""
+        """A height x width piece of a random texture, flipped or transposed at random; a large one is magnified."""
+        if max(height, width) > SIDE:
+            scale = -(-max(height, width) // SIDE)
+            coarse = Image.fromarray(self.crop(rng, -(-height // scale), -(-width // scale)))
+            return np.asarray(coarse.resize((width, height), Image.Resampling.BILINEAR))
         field = self.fields[rng.integers(len(self.fields))]
         if rng.random() < 0.5:
             field = field.T
