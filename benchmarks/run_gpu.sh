@@ -3,7 +3,9 @@
 #
 # Prints what the machine is, runs the tests that can run here, then measures, the most telling steps first. Each step
 # writes gpu_<step>.json into $OUT, else into benchmarks/results, so what a cut leaves is whole.
-# Needs Python with torch, and what the package needs; segment-anything, pytest and transformers where they are there.
+# Needs Python with torch, Triton, Pillow, pyarrow, rich, safetensors, filelock, fsspec and rlemasklib. What else is there
+# takes part: pytest with pytest-xdist and hypothesis for the tests, of which more can run with pycocotools and pydantic;
+# segment-anything and transformers to be compared with.
 #
 #   PYTHON              python3
 #   GPU_BENCH_DEVICE    cuda
@@ -62,26 +64,41 @@ runnable_tests() {
 import ast, importlib.util, sys
 from pathlib import Path
 
-own = {path.stem for path in Path("tests").iterdir()} | {"data_engine", "torchvision"}  # the last is stood in for
+own = {path.stem for path in Path("tests").iterdir()}
+stood_in_for = {"torchvision"}
+known = {}
+
+
+def file_of(module):
+    """Of a module of the package or of the tests."""
+    base = Path(*module.split(".")) if module.startswith("data_engine") else Path("tests", *module.split("."))
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 
 def missing(path):
-    """Packages that a file imports when it is loaded and that are not here."""
-    nodes = ast.parse(path.read_text()).body
+    """Packages that are not here and that a file imports when it is loaded, or what it imports of ours."""
+    if path in known:
+        return known[path]
+    lacking = known[path] = set()
+    tops = ast.parse(path.read_text()).body
+    nodes = [node for top in tops for node in (top.body if isinstance(top, ast.With) else [top])]
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
-    uses_parity = any(name.startswith("parity.") for name in names)
-    roots = {name.split(".")[0] for name in names} - own - set(sys.stdlib_module_names)
-    lacking = {root for root in roots if importlib.util.find_spec(root) is None}
-    if uses_parity and importlib.util.find_spec("segment_anything") is None:
-        lacking.add("segment_anything")
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    for name in names:
+        root = name.split(".")[0]
+        if root in own or root == "data_engine":
+            lacking |= missing(of_ours) if (of_ours := file_of(name)) else set()
+        elif root not in stood_in_for and importlib.util.find_spec(root) is None:
+            lacking.add(root)
     return lacking
 
 
 if lacking := missing(Path("tests/conftest.py")):
     sys.exit(f"tests/conftest.py needs {', '.join(sorted(lacking))}")
-for room in ("masks", "sam", "parity", "bench"):
-    for path in sorted(Path("tests", room).glob("test_*.py")):
+for files in ("masks/test_*", "sam/test_*", "parity/test_*", "bench/test_*", "train/test_*off_the_cpu"):
+    for path in sorted(Path("tests").glob(f"{files}.py")):
         if lacking := missing(path):
             print(f"left out: {path}, which needs {', '.join(sorted(lacking))}", file=sys.stderr)
         else:
@@ -95,8 +112,8 @@ correctness() {
     [ "$test_seconds" -gt 0 ] || { echo "left out, as asked"; return; }
     seconds=$(($(left) < test_seconds ? $(left) : test_seconds))
     if has pytest && files=$(runnable_tests) && [ -n "$files" ]; then
-        local options=(-q -p no:cacheprovider)
-        has xdist && options+=(-n 4)
+        local options=(-q -p no:cacheprovider --continue-on-collection-errors)
+        has xdist && options+=(-n auto)
         has pytest_timeout || options+=(-o timeout= -W ignore::pytest.PytestConfigWarning)
         # shellcheck disable=SC2086
         run timeout -s INT -k 10 "$seconds" "$python" -m pytest "${options[@]}" $files || failed+=(tests)
@@ -155,17 +172,20 @@ step() {
         || failed+=("$name")
 }
 
+"$python" -c "import data_engine.bench.__main__" || { echo "the benchmark cannot be imported: see what is missing above"; exit 1; }
 facts || failed+=(facts)
 correctness
 photographs || exit 1
 
 sa1b=(--crop-n-layers 2 --crop-n-points-downscale-factor 2 --min-mask-region-area 100)
 both=(--limit 2 --repeats 2 --seconds 20)
+against=transformers
+has segment_anything && against=segment-anything,transformers
 step vit_h_fast vit_h 90 --precision fast "${both[@]}"
 step vit_b_fast vit_b 75 --precision fast "${both[@]}"
-step sa1b_vit_h_fast vit_h 120 --precision fast "${sa1b[@]}" --limit 1 --repeats 1
+step sa1b_vit_h_fast vit_h 120 --precision fast "${sa1b[@]}" --limit 1 --repeats 1 --against none
 step vit_h_reference vit_h 90 --precision reference "${both[@]}"
-step vit_b_reference vit_b 90 --precision reference --against segment-anything,transformers "${both[@]}"
+step vit_b_reference vit_b 120 --precision reference --against "$against" --limit 1 --repeats 2 --seconds 20
 step vit_l_fast vit_l 75 --precision fast "${both[@]}"
 step starter starter 60 --precision reference --pred-iou-thresh 0.5 --stability-score-thresh 0.5 \
     --stability-score-offset 0.3 "${both[@]}"

@@ -97,7 +97,8 @@ class Starter:
 
     def resume(self, folder: Path) -> None:
         if (folder / CHECKPOINT).is_file():
-            state = torch.load(folder / CHECKPOINT, map_location=self.device, weights_only=True)
+            # By way of the CPU, where the optimiser's counts of steps stay: on a GPU each step would wait for them.
+            state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
             for name in ("model", "average", "optimizer"):
                 getattr(self, name).load_state_dict(state[name])
             self.progress = state["progress"]
@@ -193,8 +194,9 @@ def held_out(starter: Starter, images: Images, batches: int = 4) -> dict[str, fl
     return {name: round(float(value.mean()), 4) for name, value in values.items()}
 
 
-def run(starter: Starter, images: Images, folder: Path, stop_after: float) -> None:
-    """Trains until the budget or this call's time is over."""
+def run(starter: Starter, images: Images, folder: Path, output: Path, stop_after: float) -> dict[str, Any]:
+    """Trains until the budget or this call's time is over. Returns the facts of the weights, which are in `output` from
+    the first checkpoint on: a call that is cut off leaves those."""
     begun = last_saved = time.monotonic()
     before = starter.progress["seconds"]
     while starter.share_done() < 1 and time.monotonic() - begun < stop_after:
@@ -210,8 +212,10 @@ def run(starter: Starter, images: Images, folder: Path, stop_after: float) -> No
         starter.progress["seconds"] = before + time.monotonic() - begun
         if time.monotonic() - last_saved > starter.settings.save_every_seconds:
             starter.save(folder)
+            export(starter, output)
             last_saved = time.monotonic()
     starter.save(folder)
+    return export(starter, output)
 
 
 def export(starter: Starter, folder: Path) -> dict[str, Any]:
@@ -242,7 +246,7 @@ def main() -> None:
     starter = Starter(settings, device)
     starter.resume(arguments.work)
     images = Images(settings, device)
-    run(starter, images, arguments.work, arguments.stop_after)
+    weights = run(starter, images, arguments.work, arguments.output, arguments.stop_after)
     facts = {
         "settings": {field.name: getattr(settings, field.name) for field in fields(settings)},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -250,7 +254,7 @@ def main() -> None:
         "progress": starter.progress,
         "finished": starter.share_done() >= 1,
         "held_out_scenes": held_out(starter, images),
-        "weights": export(starter, arguments.output),
+        "weights": weights,
         "log": [json.loads(line) for line in (arguments.work / LOG).read_text().splitlines()],
     }
     (arguments.output / FACTS).write_text(json.dumps(facts, indent=1) + "\n")

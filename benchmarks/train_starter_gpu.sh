@@ -3,9 +3,10 @@
 #
 # Scenes, prompts and targets are made on the device. Run it again with the same STARTER_WORK and it goes on, so that the
 # training may be cut into several calls. Each call writes into $OUT what there is: starter.safetensors (float16,
-# segment-anything's layout), train_starter_gpu.json (settings, curve, IoU on held-out scenes) and, for every data set
-# that is there, evaluation_starter_gpu_<name>.json.
-# Needs Python with torch, scipy, scikit-image and what the package needs (no Ray); pycocotools and rlemasklib to evaluate.
+# segment-anything's layout, from the first minute on), train_starter_gpu.json (settings, curve, IoU on held-out scenes)
+# and, for every data set that is there, evaluation_starter_gpu_<name>.json.
+# Needs Python with torch, Pillow, scipy, scikit-image, PyYAML, safetensors, filelock and fsspec; to evaluate, all that
+# the package needs.
 #
 #   PYTHON               python3
 #   STARTER_DEVICE       cuda

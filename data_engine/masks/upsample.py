@@ -9,6 +9,7 @@ interpolation would be simpler and wrong: it moves hundreds of pixels a mask.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -24,9 +25,12 @@ from torch.nn import functional as F
 from data_engine.masks import rle
 from data_engine.masks.grid import CropWindow
 from data_engine.masks.tiles import TileCounter
+from data_engine.sam.device_errors import is_out_of_memory, loses_device
 
 if TYPE_CHECKING:
     from data_engine.masks.gpu_upsample import GpuUpsampler
+
+log = logging.getLogger(__name__)
 
 # Bytes of float32 logits at a time, whatever the image size: what the CPU's cache holds, elsewhere what fills a GPU.
 _BAND_BYTES = {"cpu": 2**21}
@@ -149,12 +153,35 @@ class Upsampler:
 def upsampler_for(
     logits_size: int, image_size: int, input_shape: tuple[int, int], shape: tuple[int, int], device: torch.device
 ) -> Upsampler | GpuUpsampler:
-    """One for each shape of a crop: images of a dataset share them. On a GPU with Triton, where that is installed."""
-    if device.type == "cuda" and find_spec("triton") is not None:
+    """One for each shape of a crop: images of a dataset share them. On a GPU with Triton, where that works."""
+    if device.type == "cuda" and _triton_works(device):
         from data_engine.masks.gpu_upsample import GpuUpsampler
 
         return GpuUpsampler(logits_size, image_size, input_shape, shape, device)
     return Upsampler(logits_size, image_size, input_shape, shape, device)
+
+
+@lru_cache(maxsize=32)
+def _triton_works(device: torch.device) -> bool:
+    """torch brings Triton along, but not the C compiler and the headers of Python that it needs to start a kernel."""
+    if find_spec("triton") is None:
+        return False
+    from data_engine.masks.gpu_upsample import GpuUpsampler
+
+    try:
+        GpuUpsampler(4, 4, (4, 4), (4, 4), device).measure(torch.zeros(1, 4, 4, device=device), 0.0, 1.0)
+    except Exception as error:  # of a missing or failing compiler, of a folder for its cache that cannot be written
+        if is_out_of_memory(error) or loses_device(error, device):
+            raise
+        reason = (str(error).splitlines() or [""])[0]
+        log.warning(
+            "Triton does not work here (%s: %s): masks get to full size more slowly. Most often a C compiler is "
+            "missing, such as the Debian packages gcc and libc6-dev",
+            type(error).__name__,
+            reason,
+        )
+        return False
+    return True
 
 
 def _reached(active: np.ndarray, reach: np.ndarray) -> tuple[int, int, slice]:

@@ -11,7 +11,8 @@ import re
 import torch
 
 _NO_MEMORY = re.compile(
-    r"(CUDA|HIP) (driver )?error: out of memory|STATUS_ALLOC_FAILED|can't allocate memory|not enough memory"
+    r"(CUDA|HIP) (driver )?error: out of memory|Triton Error \[(CUDA|HIP)\]: out of memory|"
+    r"STATUS_(\w+_)?ALLOC(ATION)?_FAILED|can't allocate memory|not enough memory"
 )
 _OF_THE_DEVICE = re.compile(r"(CUDA|HIP) (driver )?error: ")
 # Refusals to start one piece of work. The device goes on.

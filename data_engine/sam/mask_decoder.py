@@ -26,7 +26,10 @@ from torch.nn import functional as F
 
 from data_engine.sam.layers import ChannelLayerNorm, TransformerMLP
 
-_CPU_CELLS = 1024  # of the image, in a step of the upscaling
+# Cells of images in a step of the upscaling, of all prompts together: what a CPU's cache holds of what they become;
+# elsewhere what fills a GPU and, at half a gigabyte, is a small part of its memory.
+_CELLS = {"cpu": 2**10}
+_GPU_CELLS = 2**17
 
 
 @dataclass(slots=True)
@@ -114,9 +117,8 @@ class MaskDecoder(nn.Module):
             x = F.gelu(torch.addmm(second_bias, x, second_weight))
             return weights @ x.view(len(cells), -1, second.out_channels).mT
 
-        # A CPU's cache holds what some cells become, but not what all of them do.
-        step = _CPU_CELLS if image.device.type == "cpu" else image.shape[1]
-        masks = torch.cat([masks_of(cells) for cells in image.split(max(1, step // len(image)), 1)], 2)
+        step = max(1, _CELLS.get(image.device.type, _GPU_CELLS) // len(image))
+        masks = torch.cat([masks_of(cells) for cells in image.split(step, 1)], 2)
         side = self.grid
         masks = masks.view(*masks.shape[:2], side, side, 2, 2, 2, 2)  # y, x, then the two refinements' (y, x)
         return masks.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(*masks.shape[:2], 4 * side, 4 * side)

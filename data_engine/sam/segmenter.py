@@ -190,6 +190,8 @@ class SamSegmenter:
         @torch.inference_mode()
         def logits(wanted: Tensor) -> Tensor:
             prompts = wanted.any(1).nonzero()[:, 0]
+            if not len(prompts):
+                return decoded.iou.new_zeros(0, self.logits_size, self.logits_size)
             # On a CPU one by one, which needs no copy of the prompts' images.
             some = [slice(i, i + 1) for i in prompts.tolist()] if self.device.type == "cpu" else [prompts]
             pieces = []
@@ -197,7 +199,7 @@ class SamSegmenter:
                 chosen = decoded[part]
                 logits = decoder.mask_logits(chosen.image, decoder.mask_weights(chosen, outputs))
                 pieces.append(logits[wanted[part]])
-            return torch.cat(pieces) if pieces else decoded.iou.new_zeros(0, self.logits_size, self.logits_size)
+            return torch.cat(pieces)
 
         return Decoded(decoded.iou[:, outputs], logits)
 

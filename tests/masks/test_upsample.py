@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_engine.masks import rle, upsample
+from data_engine.masks import gpu_upsample, rle, upsample
 from data_engine.masks.grid import CropWindow
 from data_engine.masks.upsample import Upsampler
 from data_engine.sam.resize import resized_shape
@@ -140,3 +140,32 @@ def test_only_the_active_part_is_computed() -> None:
     outside = two_steps(logits, FRAME, (FRAME, FRAME), (1000, 1000))[0] > -1
     outside[region.y0 : region.y1, region.x0 : region.x1] = False
     assert not outside.any()
+
+
+class NoKernels:
+    """What stands for the GPU's upsampler where its kernels cannot be started."""
+
+    error: Exception
+
+    def __init__(self, *sizes: object) -> None:
+        pass
+
+    def measure(self, *arguments: object) -> None:
+        raise self.error
+
+
+def triton_works(error: Exception, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(upsample, "find_spec", lambda name: "somewhere")
+    monkeypatch.setattr(gpu_upsample, "GpuUpsampler", NoKernels)
+    monkeypatch.setattr(NoKernels, "error", error, raising=False)
+    return upsample._triton_works.__wrapped__(torch.device("meta"))
+
+
+def test_triton_without_a_compiler_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Slim images have torch's Triton and no compiler: every image would fail."""
+    assert not triton_works(RuntimeError("Failed to find C compiler. Please specify via CC"), monkeypatch)
+    assert "gcc" in caplog.text
+    with pytest.raises(RuntimeError):
+        triton_works(RuntimeError("Triton Error [CUDA]: out of memory"), monkeypatch)
