@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Hashable, Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from data_engine.errors import ConfigError
 M = TypeVar("M", bound=BaseModel)
 
 _MAX_FILE_BYTES = 1 << 20
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -85,20 +87,26 @@ class _StrictLoader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                problem = "a list or mapping cannot be a key; quote it if it is text, such as '{{name}}'"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_scalar(self, node: Any) -> Any:
+        # JSON writes a character beyond U+FFFF as two, which YAML takes for two characters.
+        text = super().construct_scalar(node)
+        return _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
+
 
 def _add_resolvers() -> None:
-    import re
-
     number = r"[-+]?(?:0|[1-9][0-9_]*)"
     patterns = {
         "int": (rf"{number}", "-+0123456789"),
         "float": (
-            r"[-+]?(?:[0-9][0-9_]*)?(?:\.[0-9_]+|[0-9]\.)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+",
+            r"[-+]?(?:[0-9][0-9_]*)?(?:\.[0-9][0-9_]*|[0-9]\.)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+",
             "-+.0123456789",
         ),
         "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from data_engine.config import differences, load_config, presets
 from data_engine.errors import ConfigError
+from data_engine.yaml_settings import parse_yaml
 
 
 def test_presets_load_and_say_what_they_are_for():
@@ -105,3 +108,19 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
     path.write_bytes(b"model:\n  name: \xff\n")
     with pytest.raises(ConfigError, match=r"c\.yaml: byte 15 is not UTF-8"):
         load_config(path)
+
+
+@pytest.mark.parametrize("text", ["{{round}}", "{[a]: 1}", "{!!set {a}: 1}"])
+def test_a_key_that_is_no_word_is_explained(text):
+    with pytest.raises(ConfigError, match=r"line 1: a list or mapping cannot be a key; quote it"):
+        parse_yaml(f"people: {text}", "loop.yaml")
+
+
+@pytest.mark.parametrize("name", ["pictures/\N{CAMERA WITH FLASH}.pth", "\udcff.pth", "._", "é\\u00e9"])
+def test_a_name_survives_an_override_as_json(name):
+    assert load_config(None, [f"model.name={json.dumps(name)}"]).model.name == name
+
+
+def test_a_dot_and_a_line_are_text():
+    assert parse_yaml("._", "here") == "._"
+    assert [parse_yaml(text, "here") for text in (".5", "5.", "1e-3", "-0.5_0")] == [0.5, 5.0, 0.001, -0.5]

@@ -63,11 +63,12 @@ def evaluate(
     """Measure a model against ground truth: clicks, boxes, automatic generation, and baselines beside them."""
     from data_engine.config import load_config
     from data_engine.evaluation.layouts import open_ground_truth
-    from data_engine.evaluation.report import as_json, as_table, remarks
+    from data_engine.evaluation.report import as_json, as_table, remarks, shown_name
     from data_engine.evaluation.run import EvaluationSettings
     from data_engine.sam.segmenter import load_segmenter
 
     job = load_config(config or ("quickstart" if model == "starter" else "reference"), set_ or [])
+    _refuse_without_effect(set_ or [])
     settings = EvaluationSettings(
         clicks=_numbers(clicks),
         boxes=boxes,
@@ -87,12 +88,25 @@ def evaluate(
         err.print(f"{truth.without:,} images have no counterpart in {truth.source}: not measured", soft_wrap=True)
     segmenter = load_segmenter(model, device, job.model.precision)
     measured = _measure(segmenter, truth, settings)
-    result = as_json(segmenter, Path(model).name, truth, settings, measured)
+    result = as_json(segmenter, shown_name(model), truth, settings, measured)
     out.print(as_table(result))
     for line in remarks(result):
         out.print(line, soft_wrap=True)
     if output is not None:
         _write(output, result)
+
+
+def _refuse_without_effect(overrides: list[str]) -> None:
+    """Above all of model.name: another model would be measured than the one that is meant."""
+    from data_engine.yaml_settings import parse_override
+
+    for override in overrides:
+        key = parse_override(override)[0]
+        if key.partition(".")[0] != "masks" and key != "model.precision":
+            raise UsageError(
+                f"--set {override}: has no effect here; set masks.… or model.precision, and name the model with "
+                "--model, the device with --device"
+            )
 
 
 def _measure(segmenter: SamSegmenter, truth: GroundTruth, settings: EvaluationSettings) -> Measured:

@@ -44,7 +44,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show settings and data; train nothing.")] = False,
 ) -> None:
     """Train a SAM on images with masks. The same command again goes on where a run was cut."""
-    from data_engine.train.supervised.run import open_sources
+    from data_engine.train.supervised.run import local_output, open_sources
     from data_engine.train.supervised.run import train as run_training
     from data_engine.train.supervised.settings_file import load_settings
 
@@ -52,6 +52,7 @@ def train(
     overrides += [f"data.validation={json.dumps(validation)}"] if validation else []
     overrides += [f"run.device={device}"] if device else []
     settings = load_settings(config, overrides + (set_ or []))
+    local_output(output)  # a URL is refused before anything is listed or loaded
     if dry_run:
         _show(settings, open_sources(data, settings).describe())
         return

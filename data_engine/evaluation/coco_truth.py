@@ -43,7 +43,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SourceError(f"{file} cannot be read: {error.strerror}; check --ground-truth") from None
+        raise SourceError(f"{file} cannot be read: {error.strerror}; give COCO's instances file") from None
     except ValueError as error:
         raise SourceError(f"{file} is not JSON ({error}); give COCO's instances file") from None
     parts = [content.get(key) for key in ("images", "annotations")] if isinstance(content, dict) else []

@@ -34,7 +34,10 @@ def id_map_truth(images: Path, maps: Path) -> GroundTruth:
 
 def _images(folder: Path) -> Iterator[Path]:
     settings = InputSettings()
-    return (path for path in sorted(folder.iterdir()) if path.is_file() and settings.is_image(path.name))
+    try:
+        return (path for path in sorted(folder.iterdir()) if path.is_file() and settings.is_image(path.name))
+    except OSError as error:
+        raise SourceError(f"{folder} cannot be listed ({error.strerror}): give a folder of photographs") from None
 
 
 def _map_of(image: Path, maps: Path) -> Path | None:

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,17 @@ from data_engine.evaluation.ground_truth import GroundTruth
 from data_engine.evaluation.run import EvaluationSettings, Measured
 from data_engine.evaluation.scores import SIZES, size_of
 from data_engine.sam.segmenter import SamSegmenter
+from data_engine.signed_urls import unsigned
 
 _SETTINGS_OF = {"felzenszwalb": FELZENSZWALB_SCALES, "flood_fill": FLOOD_TOLERANCES}
 _PACKAGES = ("data-engine", "torch", "numpy", "pycocotools", "scipy", "scikit-image")
 
 Scores = dict[str, float | None]  # all, small, medium, large, and boundary where it is measured
+
+
+def shown_name(model: str) -> str:
+    """A model as it is named in what is written: the last part of its path or URL, without the secrets of a link."""
+    return Path(unsigned(model)).name
 
 
 def as_json(

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from data_engine.config import differences
-from data_engine.errors import DatasetError, PlanMismatch, UsageError
+from data_engine.dataset.commits import PLAN_FILE
+from data_engine.errors import DatasetError, PlanMismatch, StorageError, UsageError
 from data_engine.sam.atomic_files import put_file
-from data_engine.storage import is_local, join, local_path
+from data_engine.storage import filesystem, is_local, join, local_path
 
 IDENTITY, EVALUATION = "loop.json", "evaluation.json"
 WEIGHTS, CARD = "model.safetensors", "card.json"
@@ -34,10 +35,17 @@ class LoopFolder:
         self.path = local_path(output)
         self._datasets = datasets or str(self.path)
 
+    def make(self) -> None:
+        """Raises StorageError where it cannot be."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self.path} cannot be made: {error.strerror}; choose another OUTPUT") from None
+
     def settle(self, identity: dict[str, Any]) -> bool:
-        """Begins the loop, or goes on with the same one (True). Raises PlanMismatch where another one lies."""
+        """Begins the loop, or goes on with the same one (True). Raises PlanMismatch where another one has begun."""
         stands = read_json(self.path / IDENTITY)
-        if stands is None:
+        if stands is None or not self._has_begun():  # as where the input of the first try was not there
             write_json(self.path / IDENTITY, identity)
             return False
         changed = differences(stands, json.loads(json.dumps(identity)))
@@ -47,6 +55,13 @@ class LoopFolder:
                 "or choose another OUTPUT"
             )
         return True
+
+    def _has_begun(self) -> bool:
+        """Whether a step has left something, here or where the datasets go."""
+        if any(self.path.glob("round-*")):
+            return True
+        fs, path = filesystem(join(self.masks(1), PLAN_FILE))
+        return bool(fs.exists(path))
 
     def round(self, number: int) -> Path:
         return self.path / f"round-{number}"

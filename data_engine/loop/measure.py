@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from data_engine.errors import UsageError
 from data_engine.evaluation.ground_truth import GroundTruth
 from data_engine.evaluation.layouts import open_ground_truth
-from data_engine.evaluation.report import as_json
+from data_engine.evaluation.optional import optional
+from data_engine.evaluation.report import as_json, shown_name
 from data_engine.evaluation.run import EvaluationSettings, measure
 from data_engine.loop.settings import LoopSettings
 from data_engine.sam.segmenter import load_segmenter
@@ -54,16 +54,23 @@ def evaluate(
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
     """What `data-engine evaluate` writes for `model`, without baselines."""
-    plan, job = settings.evaluation, settings.job(model)
-    asked = EvaluationSettings(
+    job, asked = settings.job(model), measurement(settings)
+    segmenter = load_segmenter(model, job.run.device, job.model.precision)
+    return as_json(segmenter, shown_name(model), truth, asked, measure(segmenter, truth, asked, progress))
+
+
+def measurement(settings: LoopSettings) -> EvaluationSettings:
+    """What is measured. Raises UsageError where that is nothing, or a package is missing."""
+    plan = settings.evaluation
+    if plan.clicks:
+        optional("scipy.ndimage")
+    return EvaluationSettings(
         clicks=plan.clicks,
         boxes=plan.boxes,
         baselines=False,
-        automatic=job.masks if plan.automatic else None,
+        automatic=settings.job(settings.model).masks if plan.automatic else None,
         limit=plan.limit,
         masks_per_image=plan.masks_per_image,
         smallest_share=plan.smallest_share,
         seed=plan.seed,
     )
-    segmenter = load_segmenter(model, job.run.device, job.model.precision)
-    return as_json(segmenter, Path(model).name, truth, asked, measure(segmenter, truth, asked, progress))

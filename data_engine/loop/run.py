@@ -14,7 +14,7 @@ from data_engine.dataset.reader import MaskDataset
 from data_engine.dataset.schema import SCHEMA_VERSION
 from data_engine.errors import ConfigError, DatasetError, SourceError
 from data_engine.loop.folder import CARD, LoopFolder, read_json, write_json, write_text
-from data_engine.loop.measure import evaluate, held_out, refuse_measured
+from data_engine.loop.measure import evaluate, held_out, measurement, refuse_measured
 from data_engine.loop.selection import people_spec, select, training_spec
 from data_engine.loop.settings import LoopSettings
 from data_engine.loop.table import Row, as_markdown, change, scores
@@ -22,6 +22,7 @@ from data_engine.pipeline.job import generate
 from data_engine.pipeline.plan import input_name
 from data_engine.pipeline.progress import Progress
 from data_engine.sam.checkpoints import identify
+from data_engine.train.supervised.output_lock import only_writer
 
 
 class LoopWatcher(Protocol):
@@ -85,18 +86,22 @@ class _Waiting(Exception):
 def run_loop(input_uri: str, output: str, settings: LoopSettings, watcher: LoopWatcher | None = None) -> LoopReport:
     """Goes through the rounds that are not done yet; the table in OUTPUT is written anew after each.
 
-    Raises PlanMismatch when `output` holds another loop, and what the steps raise.
+    Raises PlanMismatch when `output` holds another loop, StorageError when another process is at work in it, and what
+    the steps raise.
     """
     loop = _Loop(input_uri, output, settings, watcher or Unwatched())
-    loop.settle()
-    try:
-        for number in range(1, settings.rounds + 1):
-            loop.round(number)
-    except _Interrupted:
-        loop.report.interrupted = True
-    except _Waiting as reason:
-        loop.report.waiting = str(reason)
-    loop.write()
+    loop.refuse_what_would_fail_later()
+    loop.folder.make()
+    with only_writer(loop.folder.path):
+        loop.settle()
+        try:
+            for number in range(1, settings.rounds + 1):
+                loop.round(number)
+        except _Interrupted:
+            loop.report.interrupted = True
+        except _Waiting as reason:
+            loop.report.waiting = str(reason)
+        loop.write()
     return loop.report
 
 
@@ -109,8 +114,16 @@ class _Loop:
         self.report = LoopReport(settings.content())
         self._number = 0
 
+    def refuse_what_would_fail_later(self) -> None:
+        """Raises what the measurement and the training would raise after hours of work."""
+        from data_engine.train.data.labelled import open_training_data
+
+        measurement(self.settings)
+        held_out(self.settings)
+        if self.settings.mix is not None and self.folder.weights(1) is None:
+            open_training_data(self.settings.mix, self.settings.filters)
+
     def settle(self) -> None:
-        held_out(self.settings)  # without it there is nothing to compare: said before hours of work
         identity = {
             "schema_version": SCHEMA_VERSION,
             "input": input_name(self.input),
@@ -133,6 +146,10 @@ class _Loop:
         self._row(found, stage=self.settings.stage(number), steps=steps, model_sha256=identify(model), **kept)
 
     def write(self) -> None:
+        """The table, unless the one that stands has more rounds: those asked for before, or not yet found again."""
+        stands = read_json(self.folder.path / "rounds.json")
+        if stands is not None and len(stands["rows"]) > len(self.report.rows):
+            return
         write_json(self.folder.path / "rounds.json", self.report.as_json())
         write_text(self.folder.path / "rounds.md", as_markdown(self.report.rows))
 

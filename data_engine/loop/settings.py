@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from data_engine.config import JobConfig, load_config
+from data_engine.signed_urls import mask_urls, unsigned
 from data_engine.train.data.labelled import DataFilters
 from data_engine.yaml_settings import checked, parse_override, read_settings
 
@@ -97,10 +98,12 @@ class LoopSettings(_Section):
         return load_settings(self.training.config, [*self.training.overrides(), *ours])
 
     def content(self) -> dict[str, Any]:
-        """What decides the results, as plain values: what the rounds of one loop have in common."""
+        """What decides the results, as plain values without secrets: what the rounds of one loop have in common."""
         plain = self.model_dump(mode="json", exclude={"rounds", "datasets", "generate", "training"})
-        trainer = self.trainer(self.model).content()
-        return {**plain, "generate": self.job(self.model).content(), "training": trainer}
+        model = unsigned(self.model)
+        data = {name: plain[name] and mask_urls(plain[name]) for name in ("people", "mix")}
+        others = {"generate": self.job(model).content(), "training": self.trainer(model).content()}
+        return {**plain, "model": model, **data, **others}
 
 
 def load_loop_settings(source: str | Path | None = None, overrides: Iterable[str] = ()) -> LoopSettings:
@@ -130,7 +133,8 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
         return
     inner = values.get(section)
     inner = values[section] = dict(inner) if isinstance(inner, Mapping) else {}
-    if section in _WITH_MORE_INSIDE and rest != "config":
-        inner["set"] = {**(inner.get("set") or {}), rest.removeprefix("set."): value}
-    else:
+    single = inner.get("set") or {}
+    if section in _WITH_MORE_INSIDE and rest not in ("config", "set") and isinstance(single, Mapping):
+        inner["set"] = {**single, rest.removeprefix("set."): value}
+    elif section not in _WITH_MORE_INSIDE or rest in ("config", "set"):  # else `set` is no mapping: the check says so
         inner[rest] = value

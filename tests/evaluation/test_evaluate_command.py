@@ -13,6 +13,7 @@ from PIL import Image
 from pipeline.tiny_job import save_model
 
 from data_engine.cli import main
+from data_engine.evaluation.report import shown_name
 
 KEEP = (
     "--set",
@@ -39,6 +40,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "data_engine.cli", "evaluate", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_a_model_is_named_without_the_secrets_of_its_link():
+    assert shown_name("https://store/a/b.pth?X-Amz-Expires=60&X-Amz-Signature=5ec2e7") == "b.pth"
+    assert shown_name("run/model.safetensors") == "model.safetensors"
 
 
 def test_a_table_and_a_file(folder):
@@ -84,6 +90,7 @@ def test_parts_can_be_left_away(folder):
         (["data", "--ground-truth", "none.json"], 1, "none.json cannot be read"),
         (["data", "--output", "no/such/folder.json"], 2, "no folder no/such"),
         (["data", "--set", "masks.point_per_side=3"], 2, "did you mean 'points_per_side'"),
+        (["data", "--set", "model.name=tiny.safetensors"], 2, "has no effect here; set masks.… or model.precision"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )

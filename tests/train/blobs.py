@@ -46,6 +46,9 @@ class Blobs:
             image = self._images[index]
             yield LabelledImage(image.image_id, image.image, image.masks, number)
 
+    def __len__(self) -> int:
+        return len(self._images)
+
     def describe(self) -> dict[str, Any]:
         return {"images": len(self._images)}
 

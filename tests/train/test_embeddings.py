@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -68,3 +70,12 @@ def test_gradients_are_the_same_from_kept_embeddings():
         assert all(torch.equal(a, b) for a, b in zip(found[0][1], gradients, strict=True))
     assert all(kept.get(key_of(example, "weights")) is not None for example in examples(settings))
     assert all(kept.get(key_of(example, "others")) is None for example in examples(settings))
+
+
+def test_files_that_another_run_removes_meanwhile_are_none(tmp_path, monkeypatch):
+    OnDisk(tmp_path, 1500).put("there", array(7))
+    listed = [tmp_path / "gone.npy", tmp_path / "there.npy"]
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(listed))
+    kept = OnDisk(tmp_path, 1500)
+    assert kept.get("gone") is None
+    np.testing.assert_array_equal(kept.get("there"), array(7))

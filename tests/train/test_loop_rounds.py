@@ -15,7 +15,7 @@ from pipeline.tiny_job import KEEP_ALL, save_model, write_photos
 from train.labelled_folders import HEIGHT, WIDTH, discs, write_id_maps
 
 from data_engine.dataset.reader import MaskDataset
-from data_engine.errors import DatasetError, PlanMismatch, UsageError
+from data_engine.errors import ConfigError, DatasetError, PlanMismatch, SourceError, UsageError
 from data_engine.loop.measure import held_out
 from data_engine.loop.run import run_loop
 from data_engine.loop.selection import select
@@ -109,6 +109,8 @@ def test_a_finished_loop_does_nothing_and_may_get_more_rounds(inputs, finished):
     longer = loop(inputs, output, "rounds=3")
     assert longer.rows[:3] == finished.rows
     assert longer.rows[3]["round"] == 3
+    assert len(loop(inputs, output, "rounds=1").rows) == 2
+    assert json.loads((output / "rounds.json").read_text())["rows"] == longer.rows
 
 
 def test_another_loop_is_refused(inputs, finished):
@@ -198,6 +200,11 @@ def test_duplicates_are_not_trained_on(inputs, tmp_path):
 def test_nothing_to_measure_on_is_said_before_the_work(inputs, tmp_path):
     with pytest.raises(UsageError, match="ground truth that it does not train on"):
         loop(inputs, tmp_path / "out", "evaluation.data=null")
+    with pytest.raises(UsageError, match="nothing to measure"):
+        loop(inputs, tmp_path / "out", "evaluation.clicks=[]", "evaluation.boxes=false")
+    with pytest.raises(ConfigError, match="unknown kind 'scene'"):
+        loop(inputs, tmp_path / "out", "mix=scene:200")
+    assert not (tmp_path / "out").exists()
     with pytest.raises(UsageError, match="trains in a local folder"):
         run_loop("photos", "s3://bucket/loop", load_loop_settings(None, overrides(inputs)))
 
@@ -212,3 +219,12 @@ def test_the_table_has_a_column_a_round_and_what_changed(finished):
         finished.rows[2]["scores"]["1 click, mean IoU"] - finished.rows[0]["scores"]["1 click, mean IoU"], abs=1e-4
     )
     assert change(finished.rows[:1]) == {}
+
+
+def test_an_input_that_was_not_there_can_be_named_anew(inputs, tmp_path):
+    settings = load_loop_settings(None, overrides(inputs, "rounds=1"))
+    with pytest.raises(SourceError, match="does not exist"):
+        run_loop(str(inputs / "photo"), str(tmp_path), settings)
+    assert run_loop(str(inputs / "photos"), str(tmp_path), settings).exit_code == 0
+    with pytest.raises(PlanMismatch, match="input"):
+        run_loop(str(inputs / "photo"), str(tmp_path), settings)

@@ -76,3 +76,24 @@ def test_a_file_that_is_no_settings(tmp_path):
         load_loop_settings(tmp_path / "x.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_loop_settings(tmp_path / "absent.yaml")
+
+
+def test_a_list_of_settings_is_refused_with_a_sentence(tmp_path):
+    path = tmp_path / "loop.yaml"
+    path.write_text("training: {set: [train.steps=5]}\n")
+    with pytest.raises(ConfigError, match=r"training\.set: .*dictionary"):
+        load_loop_settings(path, ["training.train.seed=3"])
+
+
+def test_all_settings_of_a_command_at_once():
+    settings = load_loop_settings(None, ["training.set={train.steps: 5}", "training.train.seed=3"])
+    assert (settings.trainer("x").train.steps, settings.trainer("x").train.seed) == (5, 3)
+
+
+def test_what_is_stored_of_a_loop_has_no_secrets_and_stays_when_a_link_is_signed_anew():
+    def content(secret):
+        link = f"https://store/it?X-Amz-Expires=60&X-Amz-Signature={secret}"
+        return load_loop_settings(None, [f"model={link}", f"mix=sa1b:{link}"]).content()
+
+    assert content("5ec2e7") == content("a6a1n")
+    assert "5ec2e7" not in str(content("5ec2e7"))

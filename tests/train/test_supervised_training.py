@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from train.blobs import Blobs, settings_for
 
-from data_engine.errors import CheckpointError, ModelFailure, PlanMismatch, SourceError, UsageError
+from data_engine.errors import CheckpointError, ModelFailure, PlanMismatch, SourceError, StorageError, UsageError
 from data_engine.sam.checkpoint_export import export_checkpoint
 from data_engine.sam.checkpoints import load_checkpoint
 from data_engine.sam.predictor import SamPredictor
@@ -22,13 +23,29 @@ from data_engine.train.supervised.log_files import read_lines
 from data_engine.train.supervised.optimizer import trained_parameters
 from data_engine.train.supervised.run import Sources, Unwatched, train
 from data_engine.train.supervised.starting_model import starting_model
+from data_engine.train.supervised.state_file import write_state
 from data_engine.train.supervised.views import ViewMaker
+from data_engine.train.supervised.workers import Alone
 
 SOURCES = Sources(Blobs(6), Blobs(2))
 
 
 def losses(folder) -> list[float]:
     return [line["loss"] for line in read_lines(folder / "log.jsonl")]
+
+
+class CutAfter(Unwatched):
+    def __init__(self, step):
+        self.step = step
+
+    def stepped(self, record):
+        if record["step"] == self.step:
+            raise KeyboardInterrupt
+
+
+def cut(settings, sources, folder, step, **kwargs):
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, sources, folder, watcher=CutAfter(step), **kwargs)
 
 
 def test_what_is_trained_loads_here_and_is_described(tmp_path):
@@ -94,13 +111,7 @@ def test_a_cut_run_goes_on_to_the_same_weights(tmp_path):
     settings = settings_for(train={"steps": 6, "drop_path": 0.3, "images_per_batch": 1, "accumulate": 2})
     whole = load_file(train(settings, SOURCES, tmp_path / "whole"))
 
-    class CutAfter3(Unwatched):
-        def stepped(self, record):
-            if record["step"] == 3:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(settings, SOURCES, tmp_path / "cut", watcher=CutAfter3())
+    cut(settings, SOURCES, tmp_path / "cut", 3)
     assert len(losses(tmp_path / "cut")) == 3  # the state is of step 2
     resumed = load_file(train(settings, SOURCES, tmp_path / "cut"))
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
@@ -118,6 +129,104 @@ def test_a_finished_run_is_left_as_it_is_and_another_is_refused(tmp_path):
     (tmp_path / "state.pt").write_bytes(b"PK damaged")
     with pytest.raises(CheckpointError, match=r"state\.pt cannot be read"):
         train(settings_for(), SOURCES, tmp_path)
+
+
+def test_another_training_that_is_refused_changes_no_file(tmp_path):
+    cut(settings_for(), SOURCES, tmp_path, 3)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(PlanMismatch, match=r"train\.steps: 4 -> 9"):
+        train(settings_for(train={"steps": 9}), SOURCES, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_the_card_of_a_finished_run_keeps_what_was_passed_over(tmp_path):
+    class Damaged(Blobs):
+        passed_over = 0
+
+        def epoch(self, epoch, **kwargs):
+            self.passed_over += 1
+            return super().epoch(epoch, **kwargs)
+
+        def describe(self):
+            return {"passed_over": self.passed_over}
+
+    train(settings_for(), Sources(Damaged(4)), tmp_path)
+    card = (tmp_path / "card.json").read_bytes()
+    assert json.loads(card)["data"]["training"]["passed_over"]
+    train(settings_for(), Sources(Damaged(4)), tmp_path)
+    assert (tmp_path / "card.json").read_bytes() == card
+    (tmp_path / "model.safetensors").write_bytes(b"cut")
+    train(settings_for(), Sources(Damaged(4)), tmp_path)
+    load_checkpoint(tmp_path / "model.safetensors")
+
+
+def test_a_state_of_a_machine_with_more_gpus_is_gone_on_with(tmp_path, monkeypatch):
+    """On a CPU, or on the one GPU that there is: the states of other devices are nothing to a training."""
+    cut(settings_for(), SOURCES, tmp_path, 3)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    state["workers"][0]["random_cuda"] = [torch.zeros(16, dtype=torch.uint8)] * 8
+    torch.save(state, tmp_path / "state.pt")
+
+    def refused(*_):
+        raise IndexError("this machine has fewer")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", refused)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", refused)
+    train(settings_for(), SOURCES, tmp_path)
+
+
+def test_data_that_have_grown_since_are_said(tmp_path, caplog):
+    cut(settings_for(), SOURCES, tmp_path, 3)
+    train(settings_for(), Sources(Blobs(7)), tmp_path)
+    assert "the data had 6 images when this training was cut and have 7 now" in caplog.text
+
+
+def test_what_a_kill_left_of_a_state_is_removed(tmp_path):
+    (tmp_path / ".state.pt.0a1b2c3d.tmp").write_bytes(b"gigabytes")
+    train(settings_for(train={"steps": 1}), SOURCES, tmp_path)
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_full_disk_is_said_in_a_line(tmp_path, monkeypatch):
+    """Where torch complains of something else, since it looks at how far the file came."""
+    plain = Path.open
+    monkeypatch.setattr(Path, "open", lambda _, mode: plain(Path("/dev/full"), mode, buffering=0))
+    with pytest.raises(StorageError, match=r"state\.pt cannot be written \(No space left on device\): free some"):
+        write_state(tmp_path, {}, {"weights": torch.zeros(100_000)})
+
+
+def test_a_disk_that_is_full_while_logs_are_written_is_said_in_a_line(tmp_path, monkeypatch):
+    plain = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda path, *args, **names: plain(Path("/dev/full") if args == ("a",) else path, *args, **names)
+    )
+    with pytest.raises(StorageError, match=r"jsonl cannot be written \(No space left on device\): free some space"):
+        train(settings_for(), SOURCES, tmp_path)
+
+
+def test_a_link_that_is_signed_anew_names_the_same_model_and_data(tmp_path):
+    signed = "https://store/model.pth?X-Amz-Expires=60&X-Amz-Signature="
+    once, again = (settings_for(model={"name": signed + secret}) for secret in ("5ec2e7", "a6a1n"))
+    assert once.content() == again.content()
+    assert once.content()["model"]["name"] == "https://store/model.pth"
+    data = f"sa1b:{signed}"
+    validated = settings_for(data={"validation": data + "5ec2e7"})
+    cut(validated, SOURCES, tmp_path, 3, data_name=data + "5ec2e7")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"5ec2e7" in path.read_bytes()]
+    train(validated, SOURCES, tmp_path, data_name=data + "a6a1n")
+
+
+def test_counts_of_the_card_are_of_all_workers(tmp_path):
+    class Two(Alone):
+        def gather(self, value):
+            return [value, value] if isinstance(value, tuple) else [value]
+
+    train(settings_for(), Sources(Blobs(5, bare=(1, 3))), tmp_path / "two", workers=Two())
+    train(settings_for(), Sources(Blobs(5, bare=(1, 3))), tmp_path / "one")
+    two, one = (json.loads((tmp_path / name / "card.json").read_text())["progress"] for name in ("two", "one"))
+    for count in ("prompted_masks", "images_without_masks_passed_over"):
+        assert two[count] == 2 * one[count] > 0
 
 
 def test_images_without_masks_are_passed_over_and_counted(tmp_path):
@@ -139,6 +248,15 @@ def test_a_model_that_answers_nothing_finite_is_given_up(tmp_path):
     with pytest.raises(ModelFailure, match=r"not finite for 3 steps in a row, up to step 3: lower optimizer"):
         train(settings, Sources(Blobs(2)), tmp_path / "run")
     assert [line["skipped"] for line in read_lines(tmp_path / "run" / "log.jsonl")] == [1, 2]
+
+
+def test_too_little_memory_is_said_with_what_needs_less(tmp_path, monkeypatch):
+    def run(self, examples):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(GradientStep, "run", run)
+    with pytest.raises(ModelFailure, match=r"out of memory after step 0: set run\.gradient_checkpointing=true"):
+        train(settings_for(), SOURCES, tmp_path)
 
 
 def test_a_step_that_is_not_finite_changes_nothing(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from train.blobs import settings_for, write_id_maps
 from typer.testing import CliRunner
 
 from data_engine.cli import app
-from data_engine.errors import ConfigError
+from data_engine.errors import ConfigError, UsageError
 from data_engine.train.supervised.log_files import read_lines
 from data_engine.train.supervised.settings_file import load_settings
 
@@ -78,6 +78,14 @@ def test_a_dry_run_shows_settings_and_data_and_trains_nothing(tmp_path):
     assert not output.exists()
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--workers", "2"]])
+def test_an_output_in_a_store_is_refused_before_anything_is_loaded(more):
+    words = ["train", "--config", str(FINETUNE), "--data", "idmaps:nowhere", "--output", "s3://bucket/run", *more]
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, UsageError)
+    assert "--output s3://bucket/run: a training writes its state to a local folder" in str(done.exception)
+
+
 def test_the_result_is_printed(tmp_path):
     data = write_id_maps(tmp_path / "data", 3)
     words = command(write_config(tmp_path), data, tmp_path / "run")[3:]
@@ -100,7 +108,12 @@ def test_the_shipped_example_loads():
         (["train.steps=0"], r"train\.steps: .*greater than or equal to 1 \(it is 0\)"),
         (["data.filters={min_areas: 3}"], r"unknown setting 'data\.filters\.min_areas'; did you mean 'min_area'"),
         (["data.jitter=[2, 1]"], r"jitter \[2\.0, 1\.0\]: write \[from, to\]"),
+        (["optimizer.betas=[0.9, 2]"], r"optimizer\.betas\.1: .*less than 1 \(it is 2\)"),
+        (["train.seed=99999999999999999999"], r"train\.seed: .*less than 9223372036854775808"),
         (["model.name=null"], "give either name"),
+        (["model={architecture: {patch_size: 0}}"], r"patch_size is 0: write a whole number above 0"),
+        (["model={architecture: {patch_size: a}}"], r"patch_size is 'a': write a whole number above 0"),
+        (["model={architecture: {global_blocks: 3}}"], r"global_blocks is 3: write a list"),
         (["model={architecture: {depth: 3, widht: 4}}"], r"architecture: .*widht"),
         (["train.steps"], r"write it as section\.setting=value"),
         (["train.steps.more=1"], r"'steps' is a value, not a section"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -15,6 +17,9 @@ from data_engine.masks import rle
 from data_engine.train.data.labelled import DataFilters
 from data_engine.train.data.mixture import Mixture
 from data_engine.train.data.pool import Example, Pool, Portion
+from data_engine.train.supervised.settings import DataSettings
+from data_engine.train.supervised.stream import ExampleStream, Position
+from data_engine.train.supervised.views import ViewMaker
 
 
 class Numbers(Pool):
@@ -78,3 +83,12 @@ def test_a_source_smaller_than_the_world_has_no_turn_where_it_has_nothing():
 def test_weights_must_be_positive():
     with pytest.raises(ConfigError, match="above 0"):
         Mixture([Numbers(1)], [0])
+
+
+def test_a_source_that_is_gone_through_again_is_seen_anew():
+    """Two images beside twenty, in equal shares: each of the two several times an epoch, never in the same view."""
+    mixture = Mixture([Numbers(2), Numbers(20)], [1, 1])
+    maker = ViewMaker(DataSettings(jitter=(0.5, 2.0), smallest_mask=1), 1, 0, 64, 64)
+    with closing(ExampleStream(mixture, maker, seed=0, threads=1).items(Position())) as items:
+        seeds = [(item.example.image_id, item.example.seed) for item in islice(items, 3 * len(mixture))]
+    assert len(set(seeds)) == len(seeds)

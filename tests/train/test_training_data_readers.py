@@ -185,10 +185,13 @@ def test_damaged_pairs_are_passed_over_and_said(tmp_path, caplog):
     files["sa_2.json"] = json.dumps(bad).encode()
     files["sa_3.jpg"] = picture(3, WIDTH + 2, HEIGHT)
     files["sa_9.json"] = files["sa_5.json"]
+    numbers = json.loads(files["sa_4.json"])
+    numbers["annotations"][0]["segmentation"]["counts"] = [0, HEIGHT * WIDTH]  # COCO has such runs, SA-1B has none
+    files["sa_4.json"] = json.dumps(numbers).encode()
     data = open_training_data(str(write_folder(tmp_path, files)), DataFilters())
-    assert sorted(ids(data)) == ["sa_4.jpg", "sa_5.jpg"]
+    assert sorted(ids(data)) == ["sa_5.jpg"]
     assert data.describe()["unpaired"] == 1
-    assert data.describe()["passed_over"] == {"truncated": 1, "annotations": 2, "changed": 1}
+    assert data.describe()["passed_over"] == {"truncated": 1, "annotations": 3, "changed": 1}
     assert "sa_0.jpg" in caplog.text
 
 
@@ -283,3 +286,5 @@ def test_a_folder_that_is_nothing_known(tmp_path):
         open_training_data(f"dataset:{tmp_path}", DataFilters())
     with pytest.raises(SourceError, match="no picture"):
         open_training_data(f"sa1b:{tmp_path}", DataFilters())
+    with pytest.raises(SourceError, match=r"cannot be listed \(Not a directory\): give a folder of photographs"):
+        open_training_data(f"idmaps:{next(tmp_path.iterdir())}@{tmp_path}", DataFilters())

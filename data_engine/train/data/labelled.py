@@ -22,6 +22,8 @@ class LabelledImage:
 
     It grows by more than one where entries were passed over: damaged files, and images without a mask that is kept.
     """
+    drawn: int | None = None
+    """How often its source was gone through before, where that is not once an epoch: each time in another view."""
 
 
 class TrainingData(Protocol):

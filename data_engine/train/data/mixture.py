@@ -45,7 +45,8 @@ class Mixture:
             found = streams[number].turn()
             if found is not None:
                 prefix = f"{number}:" if len(self._pools) > 1 else ""
-                yield replace(found, image_id=prefix + found.image_id, consumed=turn + 1)
+                image_id, drawn = prefix + found.image_id, streams[number].number
+                yield replace(found, image_id=image_id, consumed=turn + 1, drawn=drawn)
 
     def describe(self) -> dict[str, Any]:
         shares = self._weights / self._weights.sum()
@@ -74,15 +75,15 @@ class _Passes:
         self._pool = pool
         self._share = {"seed": seed, "rank": rank, "world": world}
         self._entries = pool.entries(rank, world)
-        self._pass, self._done = divmod(int(start), self._entries) if self._entries else (0, 0)
+        self.number, self._done = divmod(int(start), self._entries) if self._entries else (0, 0)  # of the pass
         self._stream: Iterator[LabelledImage] | None = None
         self._ahead: LabelledImage | None = None
 
     def turn(self) -> LabelledImage | None:
         if self._done == self._entries:
-            self._pass, self._done, self._stream = self._pass + 1, 0, None
+            self.number, self._done, self._stream = self.number + 1, 0, None
         if self._stream is None:
-            self._stream = self._pool.epoch(self._pass, skip=self._done, **self._share)
+            self._stream = self._pool.epoch(self.number, skip=self._done, **self._share)
             self._ahead = next(self._stream, None)
         self._done += 1
         found = self._ahead

@@ -105,7 +105,7 @@ class Sa1b(Pool):
                 if annotation["predicted_iou"] >= filters.min_predicted_iou
                 and annotation["stability_score"] >= filters.min_stability
             ]
-        except (KeyError, TypeError, ValueError, UnicodeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ImageError(
                 "annotations", f"its JSON is not SA-1B's ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
             ) from None

@@ -10,6 +10,7 @@ from typing import Any
 
 from data_engine.sam.checkpoint_export import ExportedCheckpoint
 from data_engine.sam.checkpoint_facts import count_parameters
+from data_engine.sam.digests import sha256_of
 from data_engine.train.supervised.decoding_step import FIGURES
 from data_engine.train.supervised.log_files import STEPS, VALIDATIONS, put_text, read_lines
 from data_engine.train.supervised.settings import TrainingSettings
@@ -37,15 +38,7 @@ def write_card(
         "start": {"name": start.name, "sha256": start.sha256},
         "data": data,
         "settings": settings.content(),
-        "progress": {
-            "steps": progress.step,
-            "epochs": progress.position.epoch,
-            "images": progress.images,
-            "prompted_masks": progress.prompted_masks,
-            "images_without_masks_passed_over": progress.passed_over,
-            "steps_skipped": progress.skipped,
-            "seconds": round(progress.seconds, 1),
-        },
+        "progress": _progress(progress),
         "curve": _curve(read_lines(folder / STEPS)),
         "evaluation": read_lines(folder / VALIDATIONS),
         "versions": _versions(),
@@ -53,6 +46,28 @@ def write_card(
     put_text(folder / CARD, json.dumps(card, indent=1) + "\n")
     put_text(folder / README, _readme(card))
     return card
+
+
+def is_described(folder: Path, weights: str, progress: Progress) -> bool:
+    """Whether the weights and the card of the training that came this far are there already."""
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        found = {"progress": card["progress"], "sha256": card["weights"]["sha256"]}
+        return found == {"progress": _progress(progress), "sha256": sha256_of(folder / weights)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _progress(progress: Progress) -> dict[str, Any]:
+    return {
+        "steps": progress.step,
+        "epochs": progress.position.epoch,
+        "images": progress.images,
+        "prompted_masks": progress.prompted_masks,
+        "images_without_masks_passed_over": progress.passed_over,
+        "steps_skipped": progress.skipped,
+        "seconds": round(progress.seconds, 1),
+    }
 
 
 def _curve(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -65,12 +67,12 @@ class OnDisk:
         self._limit = limit
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            files = sorted(folder.glob("*.npy"), key=lambda file: file.stat().st_mtime_ns)
+            files = sorted(_files(folder))
         except OSError as error:
             raise StorageError(
                 f"{folder} cannot keep embeddings: {error.strerror}; set run.embeddings: memory"
             ) from None
-        self._earlier = OrderedDict((file.stem, file.stat().st_size) for file in files)
+        self._earlier = OrderedDict((key, size) for _, key, size in files)
         self._size = sum(self._earlier.values())
         self._ours: dict[str, int] = {}
 
@@ -105,3 +107,11 @@ class OnDisk:
             return
         self._ours[key] = size
         self._size += size
+
+
+def _files(folder: Path) -> Iterator[tuple[int, str, int]]:
+    """When each was written, its key and its size. Other runs may make room while they are looked at."""
+    for file in folder.glob("*.npy"):
+        with suppress(FileNotFoundError):
+            found = file.stat()
+            yield found.st_mtime_ns, file.stem, found.st_size

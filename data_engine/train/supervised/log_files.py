@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_engine.errors import UsageError
+from data_engine.errors import StorageError, UsageError
 from data_engine.sam.atomic_files import put_file
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ class LogFiles:
             self._writer.close()
 
     def _append(self, name: str, record: dict[str, Any]) -> None:
-        with (self._folder / name).open("a", encoding="utf-8") as file:
+        path = self._folder / name
+        with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
 
@@ -65,6 +68,18 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return found
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises StorageError for what the file system says inside of this."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written ({error.strerror or error}): free some space or repair the disk; "
+            "the same command goes on from the last state"
+        ) from None
 
 
 def put_text(path: Path, text: str) -> None:

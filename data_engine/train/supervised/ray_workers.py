@@ -5,14 +5,19 @@ Each worker has a model of its own and reads its share of the data; gradients ar
 
 from __future__ import annotations
 
+import logging
+import platform
 import re
 from pathlib import Path
 from typing import Any
 
 from data_engine.errors import ClusterError, DataEngineError, UsageError
+from data_engine.train.supervised.output_lock import only_writer
 from data_engine.train.supervised.run import WEIGHTS, open_sources, output_folder, train
 from data_engine.train.supervised.settings import TrainingSettings
 from data_engine.train.supervised.workers import Together
+
+logger = logging.getLogger(__name__)
 
 
 def train_on_ray(settings: TrainingSettings, data: str, output: str, workers: int) -> Path:
@@ -28,10 +33,11 @@ def train_on_ray(settings: TrainingSettings, data: str, output: str, workers: in
     except ImportError:
         raise UsageError("--workers needs Ray: pip install 'data-engine[ray]'") from None
     folder = output_folder(output).absolute()
-    open_sources(data, settings)  # what is wrong with the data is said here, not by a worker
+    with only_writer(folder):  # what is wrong is said here, not by a worker; worker 0 has the lock while it trains
+        open_sources(data, settings)
     if not ray.is_initialized():
         ray.init(log_to_driver=True)
-    gpus = settings.run.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= workers
+    gpus = _on_gpus(settings.run.device, int(ray.cluster_resources().get("GPU", 0)), workers)
     trainer = TorchTrainer(
         _work,
         train_loop_config={"settings": settings.model_dump(mode="json"), "data": data, "output": str(folder)},
@@ -48,14 +54,40 @@ def train_on_ray(settings: TrainingSettings, data: str, output: str, workers: in
     return folder / WEIGHTS
 
 
+def _on_gpus(device: str, there: int, workers: int) -> bool:
+    """Raises ClusterError where GPUs are asked for by name and there are too few: on CPUs it would take weeks."""
+    if device == "cpu":
+        return False
+    if there < workers and device != "auto":
+        raise ClusterError(
+            f"--device {device}: the cluster has {there} GPUs for {workers} workers; use fewer workers, or "
+            "--device auto to train on CPUs"
+        )
+    if 0 < there < workers:
+        logger.warning("the cluster has %d GPUs for %d workers: all of them train on CPUs", there, workers)
+    return there >= workers
+
+
 def _work(config: dict[str, Any]) -> None:
     import ray.train.torch
 
+    _insist_on_shared(Path(config["output"]))
     settings = TrainingSettings.model_validate(config["settings"])
     device = ray.train.torch.get_device()
     settings = settings.model_copy(update={"run": settings.run.model_copy(update={"device": str(device)})})
     sources = open_sources(config["data"], settings)
     train(settings, sources, config["output"], data_name=config["data"], workers=Together())
+
+
+def _insist_on_shared(folder: Path) -> None:
+    """Raises ClusterError where the folder that was made on the driver's node is not there on this worker's.
+
+    A folder of the node's own would take a state that the next run, on another node, does not find.
+    """
+    if not folder.is_dir():
+        raise ClusterError(
+            f"--output {folder} is not there on the node {platform.node()}: name a folder that all nodes share"
+        )
 
 
 def _cause(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,21 @@ import torch
 from data_engine.errors import StorageError, UsageError
 from data_engine.sam.checkpoint_export import write_checkpoint
 from data_engine.sam.segmenter import choose_device
-from data_engine.storage import is_local, local_path
+from data_engine.signed_urls import mask_urls
+from data_engine.storage import is_local, local_path, redact
 from data_engine.train.data.labelled import TrainingData, open_training_data
-from data_engine.train.supervised.card import write_card
+from data_engine.train.supervised.card import is_described, write_card
 from data_engine.train.supervised.decoding_step import GradientStep
 from data_engine.train.supervised.embeddings import InMemory, Kept, OnDisk
 from data_engine.train.supervised.encoder import add_drop_path, checkpoint_blocks, trains
 from data_engine.train.supervised.log_files import put_text
 from data_engine.train.supervised.lora import merged_state
+from data_engine.train.supervised.output_lock import only_writer
 from data_engine.train.supervised.settings import TrainingSettings
 from data_engine.train.supervised.starting_model import Start, starting_model
+from data_engine.train.supervised.state_file import FILE as STATE
 from data_engine.train.supervised.stream import ExampleStream
-from data_engine.train.supervised.training import Training, Watcher
+from data_engine.train.supervised.training import Progress, Training, Watcher
 from data_engine.train.supervised.validation import Validation
 from data_engine.train.supervised.views import ViewMaker
 from data_engine.train.supervised.workers import Alone, Workers
@@ -74,10 +78,20 @@ def train(
 
     The folder `output` gets model.safetensors, card.json and README.md at the end, and state.pt, logs and pictures on
     the way. `data_name` stands for the data in the identity of the training.
-    Raises what the parts raise: DataEngineErrors that say what to do.
+    Raises StorageError where another process trains there, and what the parts raise: all DataEngineErrors that say what
+    to do.
     """
     workers = workers or Alone()
     folder = output_folder(output)
+    with nullcontext(False) if workers.rank else only_writer(folder) as locked:
+        if locked:
+            _remove_what_was_cut(folder)
+        return _train(settings, sources, folder, data_name, watcher or Unwatched(), workers)
+
+
+def _train(
+    settings: TrainingSettings, sources: Sources, folder: Path, data_name: str, watcher: Watcher, workers: Workers
+) -> Path:
     device = choose_device(settings.run.device)
     start = _prepared(settings, device)
     gradients = GradientStep(
@@ -92,14 +106,23 @@ def train(
         folder,
         _identity(settings, start, data_name, workers),
         workers,
-        watcher or Unwatched(),
+        watcher,
     )
+    training.resume()  # another training is refused before anything is written
     if workers.rank == 0:
         _write_settings(folder, settings)
     training.run()
-    if workers.rank == 0:
-        _export(folder, start, settings, sources, training)
+    progress = training.overall()
+    if workers.rank == 0 and not is_described(folder, WEIGHTS, progress):
+        _export(folder, start, settings, sources, training, progress)
     return folder / WEIGHTS
+
+
+def _remove_what_was_cut(folder: Path) -> None:
+    """Gigabytes that a kill left of a file that was being written; the lock says that nobody writes it now."""
+    for name in (STATE, WEIGHTS):
+        for path in folder.glob(f".{name}.*.tmp"):
+            path.unlink(missing_ok=True)
 
 
 def _prepared(settings: TrainingSettings, device: torch.device) -> Start:
@@ -111,13 +134,18 @@ def _prepared(settings: TrainingSettings, device: torch.device) -> Start:
     return start
 
 
-def output_folder(output: str | Path) -> Path:
-    """Raises UsageError for a URL, StorageError for a folder that cannot be made."""
+def local_output(output: str | Path) -> Path:
+    """Where an output is. Raises UsageError for a URL."""
     if not is_local(str(output)):
         raise UsageError(
-            f"--output {output}: a training writes its state to a local folder; copy the result afterwards"
+            f"--output {redact(str(output))}: a training writes its state to a local folder; copy the result afterwards"
         )
-    folder = local_path(str(output)) if str(output).startswith("file://") else Path(output).expanduser()
+    return local_path(str(output)) if str(output).startswith("file://") else Path(output).expanduser()
+
+
+def output_folder(output: str | Path) -> Path:
+    """The folder, made if it is not there. Raises UsageError for a URL, StorageError where it cannot be made."""
+    folder = local_output(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -164,17 +192,20 @@ def _encoder_name(settings: TrainingSettings, start: Start) -> str:
 
 def _identity(settings: TrainingSettings, start: Start, data_name: str, workers: Workers) -> dict[str, Any]:
     """What may not change when a training goes on."""
-    return {"settings": settings.content(), "start": start.sha256, "data": data_name, "workers": workers.world}
+    data = mask_urls(data_name)  # a link that is signed anew names the same data
+    return {"settings": settings.content(), "start": start.sha256, "data": data, "workers": workers.world}
 
 
 def _write_settings(folder: Path, settings: TrainingSettings) -> None:
     import yaml
 
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    put_text(folder / "settings.yaml", text)
+    put_text(folder / "settings.yaml", mask_urls(text))
 
 
-def _export(folder: Path, start: Start, settings: TrainingSettings, sources: Sources, training: Training) -> None:
+def _export(
+    folder: Path, start: Start, settings: TrainingSettings, sources: Sources, training: Training, progress: Progress
+) -> None:
     with training.average.in_place():
         written = write_checkpoint(
             start.model.architecture,
@@ -184,4 +215,4 @@ def _export(folder: Path, start: Start, settings: TrainingSettings, sources: Sou
             "float32",
             overwrite=True,
         )
-    write_card(folder, written, start, settings, sources.describe(), training.progress)
+    write_card(folder, written, start, settings, sources.describe(), progress)

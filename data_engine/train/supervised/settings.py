@@ -11,7 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from data_engine.sam.model import SamArchitecture
+from data_engine.signed_urls import unsigned
 from data_engine.train.data.labelled import DataFilters
+
+_Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Section(BaseModel):
@@ -49,9 +52,14 @@ class ModelSettings(_Section):
     def sizes(self) -> SamArchitecture:
         """The sizes to train from random weights. Raises ValueError for unknown, missing or impossible ones."""
         values = dict(self.architecture or {})
-        values["global_blocks"] = tuple(values.get("global_blocks", ()))
+        blocks = values.pop("global_blocks", ())
+        if not isinstance(blocks, list | tuple) or not all(isinstance(block, int) for block in blocks):
+            raise ValueError(f"architecture: global_blocks is {blocks!r}: write a list of the numbers of blocks")
+        for name, value in values.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"architecture: {name} is {value!r}: write a whole number above 0")
         try:
-            sizes = SamArchitecture(**values)
+            sizes = SamArchitecture(global_blocks=tuple(blocks), **values)
         except TypeError as error:
             raise ValueError(f"architecture: {str(error).partition(' ')[2]}") from None
         if sizes.image_size % sizes.patch_size or sizes.embed_dim % sizes.num_heads:
@@ -104,7 +112,7 @@ class OptimizerSettings(_Section):
     """AdamW and its schedule."""
 
     learning_rate: float = Field(1e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Momentum, _Momentum] = (0.9, 0.999)
     weight_decay: float = Field(0.1, ge=0, description="of matrices and kernels only")
     layer_decay: float = Field(
         0.8, gt=0, le=1, description="of the learning rate, a block of the encoder towards input"
@@ -127,7 +135,7 @@ class TrainSettings(_Section):
     drop_path: float = Field(0.0, ge=0, lt=1, description="of the last encoder block, growing linearly to it")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="of the average weights, which are what is exported")
     give_up_after: int = Field(10, ge=1, description="stop when so many steps in a row had no finite loss")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
 
 
 class RunSettings(_Section):
@@ -161,5 +169,8 @@ class TrainingSettings(_Section):
     run: Annotated[RunSettings, BeforeValidator(_as_section)] = RunSettings()
 
     def content(self) -> dict[str, Any]:
-        """The settings that decide what is trained, as plain JSON values."""
-        return self.model_dump(mode="json", exclude={"run": True, "data": {"validation"}})
+        """The settings that decide what is trained, as plain JSON values, without the secrets of a signed link."""
+        values = self.model_dump(mode="json", exclude={"run": True, "data": {"validation"}})
+        if self.model.name is not None:
+            values["model"]["name"] = unsigned(self.model.name)
+        return values

@@ -20,8 +20,11 @@ def write_state(folder: Path, identity: dict[str, Any], state: dict[str, Any]) -
     content = {"format": _FORMAT, "identity": identity, **state}
 
     def write(path: Path) -> None:
-        with path.open("wb") as file:
-            torch.save(content, file)
+        try:
+            with path.open("wb") as file:
+                torch.save(content, file)
+        except RuntimeError as error:  # torch's writer complains about what the file system said before
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
     put_file(folder / FILE, write, overwrite=True)
 

@@ -38,6 +38,10 @@ class ExampleStream:
         self._rank = rank
         self._world = world
 
+    def __len__(self) -> int:
+        """Entries of an epoch, over all workers."""
+        return len(self._data)
+
     def items(self, start: Position) -> Generator[Item, None, None]:
         """Goes on after `start`, for ever. Raises SourceError for an epoch without an image that can be prompted."""
         passed_over, last = 0, start.epoch
@@ -56,7 +60,8 @@ class ExampleStream:
         waiting: deque[tuple[Position, Future[Example | None]]] = deque()
         try:
             for image, position in self._images(start):
-                waiting.append((position, pool.submit(self._maker.view, image, position.epoch)))
+                drawn = position.epoch if image.drawn is None else image.drawn
+                waiting.append((position, pool.submit(self._maker.view, image, drawn)))
                 if len(waiting) > 2 * self._threads:
                     yield waiting.popleft()
         finally:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from data_engine.errors import ModelFailure
+from data_engine.sam.device_errors import is_out_of_memory
 from data_engine.train.supervised.average import AverageWeights
 from data_engine.train.supervised.decoding_step import FIGURES, GradientStep
 from data_engine.train.supervised.log_files import LogFiles
@@ -25,6 +27,8 @@ from data_engine.train.supervised.state_file import read_state, write_state
 from data_engine.train.supervised.stream import ExampleStream, Item, Position
 from data_engine.train.supervised.validation import Validation
 from data_engine.train.supervised.workers import Workers
+
+logger = logging.getLogger(__name__)
 
 
 class Watcher(Protocol):
@@ -41,8 +45,8 @@ class Watcher(Protocol):
 class Progress:
     step: int = 0  # optimiser steps, skipped ones included
     images: int = 0  # of all workers
-    prompted_masks: int = 0
-    passed_over: int = 0  # images that had nothing to prompt
+    prompted_masks: int = 0  # of this worker
+    passed_over: int = 0  # images of this worker that had nothing to prompt
     skipped: int = 0  # steps without a finite loss
     skipped_in_a_row: int = 0
     seconds: float = 0.0
@@ -67,6 +71,7 @@ class Training:
         self.model = start.model
         self.settings = settings
         self.progress = Progress()
+        self._resumed = False
         self.average = AverageWeights(self.model, settings.train.ema_decay)
         self._stream = stream
         self._gradients = gradients
@@ -78,14 +83,42 @@ class Training:
         self._optimizer = make_optimizer(self.model, settings.optimizer)
         self._parameters = [parameter for _, parameter in trained_parameters(self.model)]
 
+    def resume(self) -> None:
+        """Goes on from the state in the output, if there is one. Raises PlanMismatch for that of another training."""
+        state = read_state(self._output, self._identity)
+        if state is None:
+            return
+        mine = state["workers"][self._workers.rank]
+        self.average.put(state["weights"])
+        device = self._gradients.device
+        self.average.weights = {name: tensor.to(device) for name, tensor in state["average"].items()}
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**{**mine["progress"], "position": Position(**mine["progress"]["position"])})
+        torch.set_rng_state(mine["random"])
+        if mine["random_cuda"] and device.type == "cuda":
+            torch.cuda.set_rng_state(mine["random_cuda"][0], device)
+        images = len(self._stream)
+        if state.get("images", images) != images:
+            logger.warning(
+                "the data had %d images when this training was cut and have %d now: it goes on in another order",
+                state["images"],
+                images,
+            )
+        self._resumed = True
+
+    def overall(self) -> Progress:
+        """The progress of all workers, each of which has to ask."""
+        every = self._workers.gather((self.progress.prompted_masks, self.progress.passed_over))
+        prompted, passed_over = (sum(counts) for counts in zip(*every, strict=True))
+        return replace(self.progress, prompted_masks=prompted, passed_over=passed_over)
+
     def run(self) -> None:
-        """Trains to the last step. Raises ModelFailure when the loss is not finite for too many steps in a row."""
+        """Trains to the last step. Raises ModelFailure for too little memory, or too long without a finite loss."""
         steps, every = self.settings.train.steps, self.settings.run.state_every_steps
-        resumed = self._resume()
-        logs = self._logs(self.progress.step if resumed else -1)
+        logs = self._logs(self.progress.step if self._resumed else -1)
         self._watcher.began(self.progress.step, steps)
         try:
-            if not resumed:
+            if not self._resumed:
                 self._validate(logs)
             for items in self._batches():
                 epoch = self.progress.position.epoch
@@ -96,6 +129,14 @@ class Training:
                     self._validate(logs)
                 if self.progress.step % every == 0 or done:
                     self._save()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ModelFailure(
+                f"out of memory after step {self.progress.step}: set run.gradient_checkpointing=true, or begin another "
+                "--output with a lower train.images_per_batch (and more train.accumulate), prompts.per_image or "
+                "loss.upsample"
+            ) from None
         finally:
             if logs is not None:
                 logs.close()
@@ -173,7 +214,8 @@ class Training:
         return LogFiles(self._output, step, tensorboard=self.settings.run.tensorboard)
 
     def _save(self) -> None:
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        device = self._gradients.device
+        cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
         mine = {"progress": asdict(self.progress), "random": torch.get_rng_state(), "random_cuda": cuda}
         every = self._workers.gather(mine)
         if self._workers.rank:
@@ -183,23 +225,9 @@ class Training:
             "average": self.average.weights,
             "optimizer": self._optimizer.state_dict(),
             "workers": every,
+            "images": len(self._stream),
         }
         write_state(self._output, self._identity, state)
-
-    def _resume(self) -> bool:
-        state = read_state(self._output, self._identity)
-        if state is None:
-            return False
-        mine = state["workers"][self._workers.rank]
-        self.average.put(state["weights"])
-        device = self._gradients.device
-        self.average.weights = {name: tensor.to(device) for name, tensor in state["average"].items()}
-        self._optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**{**mine["progress"], "position": Position(**mine["progress"]["position"])})
-        torch.set_rng_state(mine["random"])
-        if mine["random_cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(mine["random_cuda"])
-        return True
 
 
 def _finite(value: float) -> float | None:

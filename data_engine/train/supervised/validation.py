@@ -16,6 +16,7 @@ from data_engine.sam.model import Sam, Uninitialised
 from data_engine.sam.predictor import SamPredictor
 from data_engine.sam.segmenter import SamSegmenter
 from data_engine.train.data.labelled import LabelledImage, TrainingData
+from data_engine.train.supervised.log_files import writing
 from data_engine.train.supervised.lora import merged_state
 from data_engine.train.supervised.pictures import answers_picture
 from data_engine.train.supervised.settings import RunSettings
@@ -67,10 +68,11 @@ class Validation:
 
     def _write(self, pictures: dict[str, Image.Image], step: int) -> None:
         folder = self._output / "pictures" / f"step-{step:06d}"
-        if pictures:
-            folder.mkdir(parents=True, exist_ok=True)
-        for name, picture in pictures.items():
-            picture.save(folder / f"{name}.jpg", quality=90)
+        with writing(folder):
+            if pictures:
+                folder.mkdir(parents=True, exist_ok=True)
+            for name, picture in pictures.items():
+                picture.save(folder / f"{name}.jpg", quality=90)
 
 
 def plain_model(model: Sam) -> Sam:

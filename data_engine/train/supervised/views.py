@@ -73,7 +73,10 @@ class ViewMaker:
         self._mask_side = mask_side
 
     def view(self, image: LabelledImage, epoch: int) -> Example | None:
-        """None for an image without a mask that is large enough to be prompted, in whatever view."""
+        """epoch: how often its source was gone through before.
+
+        None for an image without a mask that is large enough to be prompted, in whatever view.
+        """
         name = zlib.crc32(image.image_id.encode())
         rng = np.random.default_rng([self._seed, name, epoch])
         views = self._settings.views_per_image
