@@ -10,6 +10,7 @@ import typer
 
 from data_engine.cli.app import OutputArgument, app, err, out
 from data_engine.dedup.settings import DEFAULT_COSINE, DEFAULT_MASKS_IOU, DEFAULT_THRESHOLD
+from data_engine.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -81,6 +82,16 @@ def dedup(
     from data_engine.dedup.run import deduplicate
     from data_engine.dedup.settings import DedupSettings, SemanticSettings
 
+    _refuse_idle(exact and threshold != DEFAULT_THRESHOLD, "--threshold", "goes without --exact")
+    _refuse_idle(not masks and mask_iou != DEFAULT_MASKS_IOU, "--mask-iou", "needs --masks")
+    _refuse_idle(engine is not EngineChoice.ray and ray_address is not None, "--ray-address", "needs --engine ray")
+    for option, given in (
+        ("--model", model is not None),
+        ("--cosine", cosine != DEFAULT_COSINE),
+        ("--device", device != "auto"),
+        ("--input", input is not None),
+    ):
+        _refuse_idle(given and not semantic, option, "needs --semantic")
     settings = DedupSettings(
         threshold=None if exact else threshold,
         masks_iou=mask_iou if masks else None,
@@ -113,6 +124,12 @@ def dedup(
         out.print("dry run: nothing is written")
     else:
         out.print(f"{output}: version {report.version.version!r}", soft_wrap=True)
+
+
+def _refuse_idle(idle: bool, option: str, reason: str) -> None:
+    """An option that would do nothing is a misunderstanding, of which the result says nothing."""
+    if idle:
+        raise UsageError(f"{option} {reason}")
 
 
 def _table(report: DedupReport) -> Table:

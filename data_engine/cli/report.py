@@ -34,10 +34,13 @@ def report(
     from rich.text import Text
 
     from data_engine.dataset.export.destination import put_bytes
+    from data_engine.dataset.reader import MaskDataset
     from data_engine.report.page import render
     from data_engine.report.run import ReportSettings, look_at, report_json
 
     settings = ReportSettings(pictures=pictures, seed=seed)
+    if against is not None:
+        MaskDataset(against)  # its name may be wrong, which is better said before the first one is read
     with err.status("reading") as spinner:
         sides = [
             look_at(root, settings, lambda step, root=root: spinner.update(Text(f"{root}: {step}")), links)  # type: ignore[misc]

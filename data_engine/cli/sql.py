@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import sys
-import tempfile
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Annotated
 
@@ -95,11 +94,12 @@ def _write_file(
     """The whole file or none: it is put under its name when the last row is there."""
     from rich.text import Text
 
-    from data_engine.dataset.export.destination import put_stream
+    from data_engine.dataset.export.destination import in_the_making, put_stream, room_for
 
-    with err.status(Text(f"writing {destination}")), tempfile.TemporaryFile() as file:
-        rows = write(answer, file)
-        file.seek(0)
+    with err.status(Text(f"writing {destination}")), in_the_making("an answer") as file:
+        with room_for("an answer"):
+            rows = write(answer, file)
+            file.seek(0)
         put_stream(destination, file)
     out.print(f"{destination}: {rows:,} rows", soft_wrap=True)
 

@@ -230,7 +230,8 @@ def _check_runs(where: str, masks: pa.Table, report: AuditReport) -> None:
 def _check_duplicates(ids: list[pa.ChunkedArray], report: AuditReport) -> None:
     if not ids:
         return
-    counts = pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string()).value_counts()
+    chunks = [chunk.cast(pa.large_string()) for column in ids for chunk in column.chunks]
+    counts = pa.chunked_array(chunks, pa.large_string()).value_counts()  # of strings it takes 2 GB at most
     twice = counts.filter(pc.greater(counts.field("counts"), 1))
     for entry in twice.to_pylist()[:_SHOWN]:
         report.add(f"image {entry['values']!r}: {entry['counts']} rows")

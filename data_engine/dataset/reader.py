@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ from data_engine.storage import filesystem, is_local, join, read_bytes, translat
 
 if TYPE_CHECKING:
     import duckdb
+
+_REMEDY = "put it back from a copy; `data-engine audit` lists all files that are gone or damaged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ class MaskDataset:
     def complete(self) -> bool:
         return self.manifest is not None
 
-    @property
+    @cached_property
     def totals(self) -> Totals:
         """Counts over all slices, duplicates included."""
         return self.manifest.totals if self.manifest else Totals.sum(record.totals for record in self.commits)
@@ -125,46 +128,79 @@ class MaskDataset:
         if image_id in self.left_out:
             raise KeyError(image_id)
         for record in self.commits:
-            ids = self._open(record.images).read(columns=["image_id"])["image_id"]
+            ids = self._read(record.images, columns=["image_id"])["image_id"]
             position = pc.index(ids, image_id).as_py()
             if position >= 0:
-                images = self._open(record.images).read()
-                before = pc.sum(images["n_masks"].slice(0, position)).as_py() or 0
-                row = images.slice(position, 1).to_pylist()[0]
-                return DatasetImage(row, self._mask_rows(record, before, row["n_masks"]))
+                return next(self.rows(record, position, position + 1))
         raise KeyError(image_id)
 
     def slice(self, record: CommitRecord) -> Iterator[DatasetImage]:
         """The images of one committed slice, in order, left-out ones too; masks streamed row group by row group."""
-        batches = self._open(record.masks).iter_batches()
+        batches = self.batches(record.masks)
         ready: pa.Table = MASKS.empty_table()
-        for row in self._open(record.images).read().to_pylist():
+        for row in self._read(record.images).to_pylist():
             wanted = row["n_masks"]
             while ready.num_rows < wanted:
                 batch = next(batches, None)
                 if batch is None:
                     raise DatasetError(f"{join(self.root, record.masks.file)} has fewer masks than its images say")
-                ready = pa.concat_tables([ready, pa.Table.from_batches([batch]).replace_schema_metadata()])
+                ready = pa.concat_tables([ready, batch])
             yield DatasetImage(row, ready.slice(0, wanted))
             ready = ready.slice(wanted)
 
+    def rows(self, record: CommitRecord, start: int, stop: int) -> Iterator[DatasetImage]:
+        """The images `start` to `stop` of one committed slice, left-out ones too.
+
+        Reads only the row groups that hold their masks, and these at once: for a few images. `slice` streams.
+        """
+        images = self._read(record.images)
+        counts = images["n_masks"].to_numpy()
+        masks = self._mask_rows(record, int(counts[:start].sum()), int(counts[start:stop].sum()))
+        first = 0
+        for row in images.slice(start, stop - start).to_pylist():
+            yield DatasetImage(row, masks.slice(first, row["n_masks"]))
+            first += row["n_masks"]
+
+    def batches(self, part: Part) -> Iterator[pa.Table]:
+        """The rows of a committed file, some thousands at a time. Raises DatasetError where it is gone or damaged."""
+        with self._readable(part):
+            batches = self._open(part).iter_batches()
+        while True:
+            with self._readable(part):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield pa.Table.from_batches([batch]).replace_schema_metadata()
+
     def image_ids(self, record: CommitRecord) -> list[str]:
         """Ids of the images of one committed slice, in order."""
-        uri = join(self.root, record.images.file)
 
         def read() -> list[str]:
-            with translated(uri):
-                return self._open(record.images).read(columns=["image_id"])["image_id"].to_pylist()
+            ids: list[str] = self._read(record.images, columns=["image_id"])["image_id"].to_pylist()
+            return ids
 
         return retried(read)
 
     def images(self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None) -> pa.Table:
         """The images table, or some columns and rows of it."""
-        return self.arrow("images").to_table(columns=list(columns) if columns else None, filter=filter)
+        with self._scannable():
+            return self.arrow("images").to_table(columns=list(columns) if columns else None, filter=filter)
 
     def masks(self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None) -> pa.Table:
         """The masks table, or some columns and rows of it."""
-        return self.arrow("masks").to_table(columns=list(columns) if columns else None, filter=filter)
+        with self._scannable():
+            return self.arrow("masks").to_table(columns=list(columns) if columns else None, filter=filter)
+
+    def scan(self, table: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Columns of "images", "masks" or "rejects", streamed. Raises DatasetError where a file is gone or damaged."""
+        with self._scannable():
+            batches = iter(self.arrow(table).to_batches(columns=list(columns)))
+        while True:
+            with self._scannable():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
 
     def arrow(self, table: str) -> pad.Dataset:
         """ "images", "masks" or "rejects" as an Arrow dataset over exactly the committed files: scans stream."""
@@ -173,13 +209,17 @@ class MaskDataset:
         paths = [self._path(part) for part in parts if part is not None]
         if not paths:
             return pad.dataset(schema.empty_table())
-        rows = pad.dataset(paths, schema=schema, format="parquet", filesystem=self._filesystem)
+        with self._scannable():
+            rows = pad.dataset(paths, schema=schema, format="parquet", filesystem=self._filesystem)
         if self.dedup is None:
             return rows
         return rows.filter(~pc.field("image_id").isin(self._left_out_ids))
 
     def duckdb(self) -> duckdb.DuckDBPyConnection:
-        """A DuckDB connection with the views `images`, `masks`, `rejects` and `duplicates`: committed files only."""
+        """A DuckDB connection with the views `images`, `masks`, `rejects` and `duplicates`: committed files only.
+
+        Raises DatasetError where DuckDB is not installed, and for a file that is gone or that DuckDB cannot read.
+        """
         try:
             import duckdb
         except ImportError:
@@ -199,11 +239,22 @@ class MaskDataset:
             if not parts[table]:
                 connection.from_arrow(schema.empty_table()).create(table)
                 continue
-            rows = connection.read_parquet([self._duckdb_path(part) for part in parts[table]])
+            try:
+                rows = connection.read_parquet([self._duckdb_path(part) for part in parts[table]])
+            except duckdb.Error as error:
+                raise self._unreadable(parts[table], str(error), table) from None
             if self.dedup is not None and table != "duplicates":
                 rows = rows.filter("image_id not in (select image_id from duplicates where not keep)")
             rows.create_view(table)
         return connection
+
+    def _unreadable(self, parts: list[Part], said: str, table: str) -> DatasetError:
+        """What DuckDB said of one of the files, as an error that says what there is to do."""
+        uri = next((join(self.root, part.file) for part in parts if part.file in said), self.root)
+        remedy = "make a new version with `data-engine dedup`" if table == "duplicates" else _REMEDY
+        if "No files found" in said:
+            return DatasetError(_gone(uri, remedy))
+        return DatasetError(f"{uri} cannot be read by DuckDB ({said.strip().splitlines()[0]}): {remedy}")
 
     @cached_property
     def _left_out_ids(self) -> pa.Array:
@@ -244,11 +295,40 @@ class MaskDataset:
         return path if is_local(self.root) else f"{self._filesystem.protocol[0]}://{path}"
 
     def _open(self, part: Part) -> pq.ParquetFile:
-        uri = join(self.root, part.file)
-        with translated(uri):
+        with self._readable(part):
             return pq.ParquetFile(self._filesystem.open(self._path(part)), page_checksum_verification=True)
 
+    def _read(self, part: Part, columns: list[str] | None = None) -> pa.Table:
+        with self._readable(part):
+            return self._open(part).read(columns=columns)
+
+    @contextmanager
+    def _readable(self, part: Part) -> Iterator[None]:
+        """Around reading a committed file: an error names it, and DatasetError says what there is to do."""
+        uri = join(self.root, part.file)
+        try:
+            with translated(uri):
+                yield
+        except FileNotFoundError:
+            raise DatasetError(_gone(uri)) from None
+        except pa.ArrowInvalid as error:
+            raise DatasetError(f"{uri} is damaged ({error}): {_REMEDY}") from None
+
+    @contextmanager
+    def _scannable(self) -> Iterator[None]:
+        """As `_readable`, around Arrow's scans over all files; it names the file itself."""
+        try:
+            with translated(self.root):
+                yield
+        except FileNotFoundError as error:
+            raise DatasetError(_gone(error.filename or str(error))) from None
+        except pa.ArrowInvalid as error:
+            if "Parquet" not in str(error):  # a column that is none, or a filter
+                raise
+            raise DatasetError(f"a committed file is damaged ({error}): {_REMEDY}") from None
+
     def _mask_rows(self, record: CommitRecord, start: int, count: int) -> pa.Table:
+        """Rows `start` to `start + count` of the masks of a slice."""
         file = self._open(record.masks)
         groups, first, seen = [], None, 0
         for index in range(file.num_row_groups):
@@ -257,5 +337,10 @@ class MaskDataset:
                 groups.append(index)
                 first = seen if first is None else first
             seen += rows
-        table = file.read_row_groups(groups).replace_schema_metadata()
+        with self._readable(record.masks):
+            table = file.read_row_groups(groups).replace_schema_metadata()
         return table.slice(start - (first or 0), count)
+
+
+def _gone(uri: str, remedy: str = _REMEDY) -> str:
+    return f"{uri} is gone, though it is committed: {remedy}"

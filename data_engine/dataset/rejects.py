@@ -10,12 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_engine.dataset.commits import Part
 from data_engine.dataset.reader import MaskDataset
 from data_engine.dataset.schema import REJECTS
-from data_engine.storage import filesystem, join, translated
 
 _REASONS = ("iou", "stability", "edge", "area", "nms")
 _ONLY_COUNTED = ("iou",)  # those of them that lie below the floor have no row
@@ -65,21 +63,17 @@ def _miscounted(image: dict[str, Any], rows: list[dict[str, Any]]) -> str | None
     return None
 
 
-def reject_rows(root: str, part: Part) -> Iterator[tuple[str, pa.Table]]:
-    """(image id, its rows of the rejects table) one after another, streamed."""
-    uri = join(root, part.file)
-    opened, path = filesystem(uri)
-    with translated(uri):
-        batches = pq.ParquetFile(opened.open(path), page_checksum_verification=True).iter_batches()
-        held: pa.Table = REJECTS.empty_table()
-        for batch in batches:
-            held = pa.concat_tables([held, pa.Table.from_batches([batch]).cast(REJECTS)], promote_options="permissive")
-            *whole, last = _starts(held)
-            for start, stop in pairwise([*whole, last]):
-                yield held["image_id"][start].as_py(), held.slice(start, stop - start)
-            held = held.slice(last)
-        if held.num_rows:
-            yield held["image_id"][0].as_py(), held
+def reject_rows(dataset: MaskDataset, part: Part) -> Iterator[tuple[str, pa.Table]]:
+    """(image id, its rows of the rejects table) one after another, streamed. Raises DatasetError as `batches` does."""
+    held: pa.Table = REJECTS.empty_table()
+    for batch in dataset.batches(part):
+        held = pa.concat_tables([held, batch.cast(REJECTS)], promote_options="permissive")
+        *whole, last = _starts(held)
+        for start, stop in pairwise([*whole, last]):
+            yield held["image_id"][start].as_py(), held.slice(start, stop - start)
+        held = held.slice(last)
+    if held.num_rows:
+        yield held["image_id"][0].as_py(), held
 
 
 def _starts(rows: pa.Table) -> list[int]:

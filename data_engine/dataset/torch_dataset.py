@@ -38,9 +38,10 @@ class MaskImages(IterableDataset[Item]):
     image 3xHxW uint8 · masks NxHxW bool · boxes Nx4 float32 (x1, y1, x2, y2 in pixels, x2 and y2 exclusive) ·
     scores N float32 (predicted IoU) · stability_scores N float32 · mask_ids N int64 · image_id, uri str.
 
-    Files are read in runs of `images_per_chunk` neighbours, since a tar is quick to read only in its order. Shuffling
-    shuffles these runs, which are shorter in a small dataset, and then images within a window of `shuffle_window`,
-    before they are decoded. The order follows from seed, epoch and the numbers of ranks and workers alone.
+    Files are read in their order. Shuffling shuffles runs of `images_per_chunk` neighbours, which are shorter in a
+    small dataset, and then images within a window of `shuffle_window`, before they are decoded. The order follows from
+    seed, epoch and the numbers of ranks and workers alone. A tar is entered where a commit begins, so what lies between
+    there and a run is read in vain: of tars, choose `images_per_chunk` near the images of a commit.
     """
 
     def __init__(
@@ -127,12 +128,18 @@ class MaskImages(IterableDataset[Item]):
                         )
 
     def _runs(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """The parts of the chunks that hold numbers `first` to `last`, when chunks follow in the order of the epoch."""
+        """The parts of the chunks that hold numbers `first` to `last`, when chunks follow in the order of the epoch.
+
+        Without shuffling it is one run: a tar that is entered again for every chunk is read many times over.
+        """
+        if not self.shuffle:
+            if first < last:
+                yield first, last
+            return
         total = len(self._rows)
-        size = min(self.images_per_chunk, max(total // _LEAST_CHUNKS, 1)) if self.shuffle else self.images_per_chunk
+        size = min(self.images_per_chunk, max(total // _LEAST_CHUNKS, 1))
         chunks = np.arange(-(-total // size))
-        if self.shuffle:
-            np.random.default_rng((self.seed, int(self._epoch))).shuffle(chunks)  # the same for all ranks and workers
+        np.random.default_rng((self.seed, int(self._epoch))).shuffle(chunks)  # the same for all ranks and workers
         position = 0
         for chunk in chunks.tolist():
             start = chunk * size

@@ -29,15 +29,18 @@ def pairs_above(vectors: np.ndarray, cosine: float, block: int = _BLOCK) -> Iter
 
 def join_similar(
     vectors: np.ndarray, clusters: np.ndarray, cosine: float, on_rows: Callable[[int], None] = lambda done: None
-) -> HashClusters:
-    """Rows that chains of pairs above `cosine` link, as components by number of row.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that chains of pairs above `cosine` link, ascending, and the first row of each one's component, N uint64.
 
     vectors: NxC, the rows of a cluster one after the other. clusters: the cluster of each row, N, ascending.
     """
-    joined = HashClusters()
+    rows, labels = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
     _, starts = np.unique(clusters, return_index=True)
     for start, stop in zip(starts, [*starts[1:], len(clusters)], strict=True):
+        joined = HashClusters()  # of its own: adding a pair costs as much as is in there
         for left, right in pairs_above(vectors[start:stop], cosine):
-            joined.add((left + start).astype(np.uint64), (right + start).astype(np.uint64))
+            joined.add(left.astype(np.uint64), right.astype(np.uint64))
+        rows.append(joined.hashes + np.uint64(start))
+        labels.append(joined.labels + np.uint64(start))
         on_rows(int(stop))
-    return joined
+    return np.concatenate(rows), np.concatenate(labels)

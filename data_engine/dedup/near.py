@@ -86,5 +86,5 @@ def _pairs(
     query = _PAIRS.format(mask=mask, threshold=threshold)
     if len(crowded):
         query += f" and (a.h & {mask}::ubigint) not in ({', '.join(map(str, crowded.tolist()))})"
-    for batch in connection.sql(query).fetch_arrow_reader(_BATCH):
+    for batch in connection.sql(query).to_arrow_reader(_BATCH):
         yield batch["lower"].to_numpy(), batch["upper"].to_numpy()

@@ -23,9 +23,17 @@ from data_engine.dedup.mask_duplicates import find_mask_duplicates
 from data_engine.dedup.near import Compared, cluster_hashes
 from data_engine.dedup.scratch import open_scratch, read_images
 from data_engine.dedup.settings import DedupSettings
-from data_engine.dedup.versions import commit_version, discarded_on_failure, put_table, refuse_taken, write_local
+from data_engine.dedup.versions import (
+    check_writable,
+    commit_version,
+    discarded_on_failure,
+    put_table,
+    refuse_taken,
+    write_local,
+)
 from data_engine.errors import UsageError
 from data_engine.pipeline.commit import new_owner
+from data_engine.sql.background import interruptible
 from data_engine.storage import redact
 
 if TYPE_CHECKING:
@@ -78,9 +86,10 @@ def deduplicate(
         raise UsageError("a comparison with another dataset runs on one machine: leave out --engine ray")
     if against is not None and settings.semantic is not None:
         raise UsageError("a comparison with another dataset is by hashes alone: leave out --semantic")
+    dataset = MaskDataset(root)
     if not dry_run:
         refuse_taken(root, version)
-    dataset = MaskDataset(root)
+        check_writable(root)
     state = DatasetState.of(str(dataset.plan.get("fingerprint", "")), dataset.complete, dataset.commits)
     other = MaskDataset(against) if against is not None else None
     report = DedupReport(state, settings.parameters() | ({"against": redact(other.root)} if other else {}))
@@ -115,15 +124,16 @@ def _images(
     with find(dataset, settings, report, on_progress) as connection:
         with _timed(report, "decide"):
             on_progress("choosing the images that stay", 0, None)
-            add_duplicates(connection, exact_only=settings.threshold is None)
+            interruptible(
+                lambda: add_duplicates(connection, exact_only=settings.threshold is None), connection.interrupt
+            )
         if stage is not None:
             with _timed(report, "semantic"):
                 parameters, counts = stage.merge(connection, folder, not dry_run, on_progress)
             report.parameters["semantic"] = parameters
             report.counts |= counts
-        report.counts |= counts_of(connection, settings)
-        path = folder / "duplicates.parquet"
-        return path, write_local(path, DUPLICATES, _rows(connection), _metadata(report))
+        report.counts |= interruptible(lambda: counts_of(connection, settings), connection.interrupt)
+        return _written(connection, folder, report)
 
 
 def _semantic_stage(dataset: MaskDataset, settings: DedupSettings) -> SemanticStage | None:
@@ -144,12 +154,15 @@ def _leaks(
 ) -> tuple[Path, int]:
     on_progress("reading both images tables", 0, None)
     with open_scratch(dataset.duckdb(), settings) as connection, _timed(report, "compare"):
-        report.counts |= {"images": len(dataset), "compared": read_images(connection)}
-        report.counts |= find_leaks(
-            connection, other, settings.threshold, lambda done, keys: on_progress("comparing hashes", done, keys)
-        )
-        path = folder / "duplicates.parquet"
-        return path, write_local(path, DUPLICATES, _rows(connection), _metadata(report))
+
+        def find() -> dict[str, int]:
+            counts = {"images": len(dataset), "compared": read_images(connection)}
+            return counts | find_leaks(
+                connection, other, settings.threshold, lambda done, keys: on_progress("comparing hashes", done, keys)
+            )
+
+        report.counts |= interruptible(find, connection.interrupt)
+        return _written(connection, folder, report)
 
 
 @contextmanager
@@ -159,14 +172,19 @@ def _members_here(
     """A connection with the table `members`: the images of all clusters."""
     on_progress("reading the images table", 0, None)
     with open_scratch(dataset.duckdb(), settings) as connection:
-        with _timed(report, "read"):
-            images = read_images(connection)
-        with _timed(report, "compare"):
+
+        def compare() -> Compared:
             connection.execute("create table hashes as select distinct phash as h from images")
             compared = cluster_hashes(
                 connection, settings.threshold or 0, lambda done, keys: on_progress("comparing hashes", done, keys)
             )
             add_members(connection, compared.clusters)
+            return compared
+
+        with _timed(report, "read"):
+            images = interruptible(lambda: read_images(connection), connection.interrupt)
+        with _timed(report, "compare"):
+            compared = interruptible(compare, connection.interrupt)
         report.counts |= _compared(dataset, compared, images)
         yield connection
 
@@ -195,10 +213,16 @@ def _compared(dataset: MaskDataset, compared: Compared, images: int) -> dict[str
     return {"images": len(dataset), "compared": images, **found}
 
 
-def _rows(connection: duckdb.DuckDBPyConnection) -> Any:
+def _written(connection: duckdb.DuckDBPyConnection, folder: Path, report: DedupReport) -> tuple[Path, int]:
+    """The table of the duplicates as a file, and how many rows it has."""
+    path = folder / "duplicates.parquet"
     names = ", ".join(f'"{name}"' for name in DUPLICATES.names)
-    rows = connection.sql(f"select {names} from duplicates order by cluster_id, keep desc, image_id")  # noqa: S608
-    return rows.fetch_arrow_reader(_BATCH)
+    query = f"select {names} from duplicates order by cluster_id, keep desc, image_id"  # noqa: S608 - of this package
+
+    def write() -> int:
+        return write_local(path, DUPLICATES, connection.sql(query).to_arrow_reader(_BATCH), _metadata(report))
+
+    return path, interruptible(write, connection.interrupt)
 
 
 def _masks(
@@ -224,24 +248,24 @@ def _masks(
 
 def _commit(root: str, report: DedupReport, files: dict[str, tuple[Path, int]], version: str | None) -> DedupVersion:
     owner = new_owner()
+    parts: dict[str, Part] = {}
     with discarded_on_failure(root) as put:
-        parts: dict[str, Part] = {}
         for table, (path, rows) in files.items():
             parts[table] = put_table(root, path, f"{table}-{owner}", rows)
             put.append(parts[table])
-        made = DedupVersion(
-            version=version or "",
-            dataset=report.dataset,
-            parameters=report.parameters,
-            counts=report.counts,
-            duplicates=parts["duplicates"],
-            mask_duplicates=parts.get("mask_duplicates"),
-            owner=owner,
-            code_version=__version__,
-            created_at=datetime.now(timezone.utc).isoformat(timespec="microseconds"),
-            timings=report.timings,
-        )
-        return commit_version(root, made, version)
+    made = DedupVersion(
+        version=version or "",
+        dataset=report.dataset,
+        parameters=report.parameters,
+        counts=report.counts,
+        duplicates=parts["duplicates"],
+        mask_duplicates=parts.get("mask_duplicates"),
+        owner=owner,
+        code_version=__version__,
+        created_at=datetime.now(timezone.utc).isoformat(timespec="microseconds"),
+        timings=report.timings,
+    )
+    return commit_version(root, made, version)
 
 
 def _metadata(report: DedupReport) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from data_engine.pipeline.originals import Originals, relinked
 from data_engine.pipeline.plan import read_plan
 from data_engine.sam.checkpoints import identify
 from data_engine.sam.segmenter import load_segmenter
+from data_engine.sql.background import interruptible
 
 if TYPE_CHECKING:
     import duckdb
@@ -90,7 +91,7 @@ class SemanticStage:
         folder: for the vectors, 3 KB an image with SAM's 256 numbers. keep_embeddings: beside the dataset. Returns the
         stage's parameters and counts. Raises DatasetError where not one original can be read.
         """
-        ids = connection.sql(_STAND).to_arrow_table()["image_id"].to_pylist()
+        ids = interruptible(lambda: _standing(connection), connection.interrupt)
         vectors = Vectors(ids, folder / "vectors.f32")
         for stored, values in self._store.read():
             vectors.add(stored, values)
@@ -105,7 +106,7 @@ class SemanticStage:
         k = choose_k(len(embedded))
         if embedded:
             found = self._components(matrix, k, folder, on_progress)
-            _join(connection, embedded, matrix, *found)
+            interruptible(lambda: _join(connection, embedded, matrix, *found), connection.interrupt)
         compared = {"semantic_compared": len(embedded), "semantic_computed": computed, "semantic_missing": missing}
         return self.parameters(k), compared | self._counts(connection)
 
@@ -152,13 +153,13 @@ class SemanticStage:
         clusters = assign(matrix, fit_centroids(matrix, k))
         order = np.argsort(clusters, kind="stable")
         together = reordered(matrix, order, folder / "together.f32")
-        joined = join_similar(
+        rows, labels = join_similar(
             together,
             clusters[order],
             self._settings.cosine,
             lambda done: on_progress("comparing embeddings", done, len(matrix)),
         )
-        return order[joined.hashes.astype(np.int64)], joined.labels
+        return order[rows.astype(np.int64)], labels
 
     def _counts(self, connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
         ((semantic, chained),) = connection.execute(
@@ -166,6 +167,11 @@ class SemanticStage:
             [1 - self._settings.cosine + 1e-6],
         ).fetchall()
         return {"semantic": semantic, "semantic_chained": chained}
+
+
+def _standing(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    ids: list[str] = connection.sql(_STAND).to_arrow_table()["image_id"].to_pylist()
+    return ids
 
 
 def _join(

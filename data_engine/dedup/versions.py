@@ -18,7 +18,7 @@ from data_engine.dataset.commits import Part
 from data_engine.dataset.duplicates import DEDUP_FOLDER, DedupVersion, version_names, version_uri
 from data_engine.dataset.schema import with_metadata
 from data_engine.errors import DatasetError
-from data_engine.pipeline.commit import delete, put_if_absent
+from data_engine.pipeline.commit import delete, new_owner, put, put_if_absent
 from data_engine.retry import retried
 from data_engine.storage import filesystem, is_local, join, local_path, translated
 
@@ -52,13 +52,15 @@ def put_table(root: str, local: Path, name: str, rows: int) -> Part:
 def commit_version(root: str, version: DedupVersion, name: str | None) -> DedupVersion:
     """Makes `version` visible as `name`, or under the next free of v1, v2, … if that is None.
 
-    Raises DatasetError when the name is taken.
+    Raises DatasetError when the name is taken; the tables go away then. After any other failure they stay, since the
+    JSON that names them may have been written.
     """
     while True:
         named = replace(version, version=name or _next_name(root))
         if put_if_absent(version_uri(root, named.version), named.to_json()):
             return named
         if name is not None:
+            _discard(root, [part for part in (version.duplicates, version.mask_duplicates) if part is not None])
             raise DatasetError(_taken(root, name))
 
 
@@ -70,16 +72,29 @@ def refuse_taken(root: str, name: str | None) -> None:
             raise DatasetError(_taken(root, name))
 
 
+def check_writable(root: str) -> None:
+    """Before any work, which may take hours: raises StorageError where no version could be written."""
+    probe = join(root, DEDUP_FOLDER, f"probe-{new_owner()}")
+    try:
+        put(probe, b"probe")
+    finally:
+        delete(probe)
+
+
 @contextmanager
 def discarded_on_failure(root: str) -> Iterator[list[Part]]:
-    """Tables that were put and then not named by a version go away again."""
+    """Around the putting of tables that no version names yet: those that were put go away again."""
     parts: list[Part] = []
     try:
         yield parts
     except BaseException:
-        for part in parts:
-            delete(join(root, part.file))
+        _discard(root, parts)
         raise
+
+
+def _discard(root: str, parts: Iterable[Part]) -> None:
+    for part in parts:
+        delete(join(root, part.file))
 
 
 def _taken(root: str, name: str) -> str:

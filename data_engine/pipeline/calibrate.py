@@ -13,9 +13,12 @@ from data_engine.dataset.writer import SliceWriter
 from data_engine.errors import SourceError
 from data_engine.images.shard import EncodedImage
 from data_engine.images.sources import read_shard
-from data_engine.masks.generator import MaskGenerator
+from data_engine.masks.floors import Floors
+from data_engine.masks.generator import MaskGenerator, PreparedImage
+from data_engine.masks.image_masks import ImageMasks
+from data_engine.masks.prompting import NonFiniteOutput
 from data_engine.pipeline.plan import JobPlan
-from data_engine.pipeline.rows import decode_image, image_row, mask_columns
+from data_engine.pipeline.rows import decode_image, image_row, mask_columns, reject_columns
 from data_engine.sam.segmenter import load_segmenter
 
 _SHARDS_SAMPLED = 8
@@ -81,33 +84,43 @@ class Estimate:
 
 
 def calibrate(plan: JobPlan, config: JobConfig, count: int) -> Calibration:
-    """Masks `count` images from shards spread over the plan, and writes nothing. The first image only warms up."""
+    """Masks `count` images from shards spread over the plan, and writes nothing. The first image only warms up.
+
+    Where a share of the images keeps its rejects, every image of the sample is masked with and without them: a hash
+    chooses the images, and would choose none of a small sample.
+    """
     model = config.model
     segmenter = load_segmenter(model.name, config.run.device, model.precision, compiled=model.compiled)
     generator = MaskGenerator(segmenter, config.masks, memory_budget=config.run.mask_memory)
+    masker = _Masker(generator, config.reject_floors, config.output.keep_rejects)
     writer = SliceWriter(plan.metadata())
     seconds: list[float] = []
     decoding, masks, failed, read = 0.0, 0, 0, 0
-    for number, image in enumerate(_sample(plan, config, count + 1)):
+    warm = False
+    for image in _sample(plan, config, count + 1):
         begun = time.perf_counter()
         decoded = decode_image(image, generator, config.input)
         decode_s = time.perf_counter() - begun
-        if decoded.prepared is None:
-            failed += number > 0
-            continue
-        begun = time.perf_counter()
-        found = generator.run(decoded.prepared)
-        generate_s = time.perf_counter() - begun
-        if number == 0:
-            continue
-        seconds.append(generate_s)
-        decoding += decode_s
-        masks += len(found)
-        read += len(image.data or b"")
-        writer.add(image_row(decoded, "", found, None, generate_s), mask_columns(found))
+        try:
+            found, generate_s = masker.mask(decoded.prepared) if decoded.prepared is not None else (None, 0.0)
+        except NonFiniteOutput:  # a failed image of the job
+            found = None
+        if found is None:
+            failed += 1
+        elif not warm:
+            warm = True
+        else:
+            seconds.append(generate_s)
+            decoding += decode_s
+            masks += len(found)
+            read += len(image.data or b"")
+            writer.add(image_row(decoded, "", found, None, generate_s), mask_columns(found), reject_columns(found))
     if not seconds:
-        raise SourceError(f"{plan.input}: none of the first {failed + 1} images sampled could be masked")
+        masked = "only one, which warms up," if warm else "none"
+        raise SourceError(f"{plan.input}: {masked} of the first {failed + warm} images sampled could be masked")
     written = sum(len(file.data) for file in writer.finish())
+    rejects = writer.finish_rejects()
+    kept = config.output.keep_rejects * len(rejects.data) if rejects else 0
     return Calibration(
         device=str(segmenter.device),
         sampled=len(seconds),
@@ -116,8 +129,28 @@ def calibrate(plan: JobPlan, config: JobConfig, count: int) -> Calibration:
         decode_seconds=decoding / len(seconds),
         masks=masks / len(seconds),
         input_bytes=read / len(seconds),
-        output_bytes=written / len(seconds),
+        output_bytes=(written + kept) / len(seconds),
     )
+
+
+class _Masker:
+    """Masks an image as the job would on average: `share` of the images keep their rejects, which takes longer."""
+
+    def __init__(self, generator: MaskGenerator, floors: Floors, share: float) -> None:
+        self._generator, self._floors, self._share = generator, floors, share
+
+    def mask(self, image: PreparedImage) -> tuple[ImageMasks, float]:
+        """Its masks, with rejects if any image keeps them, and seconds. Raises NonFiniteOutput."""
+        found, seconds = self._timed(image, None) if self._share < 1 else (None, 0.0)
+        if found is not None and not self._share:
+            return found, seconds
+        found, longer = self._timed(image, self._floors)
+        return found, (1 - self._share) * seconds + self._share * longer
+
+    def _timed(self, image: PreparedImage, floors: Floors | None) -> tuple[ImageMasks, float]:
+        begun = time.perf_counter()
+        found = self._generator.run(image, floors=floors)
+        return found, time.perf_counter() - begun
 
 
 def _sample(plan: JobPlan, config: JobConfig, count: int) -> Iterator[EncodedImage]:

@@ -6,9 +6,9 @@ masks never end up on another picture.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_engine.dataset.commits import PLAN_FILE
 from data_engine.dataset.export.pieces import Span, span_images
@@ -52,12 +52,25 @@ def relinked(plan: JobPlan, input_uri: str | None = None) -> JobPlan:
     return with_links(plan, replace(plan, shards=tuple(PlannedShard(shard) for shard in shards)))
 
 
+def is_part(plan: JobPlan) -> bool:
+    """Whether the dataset is a replay that left images out, so that in tars and Parquet files others lie between."""
+    return plan.replayed_from is not None and plan.replayed_from.get("keep_rejects") != 1
+
+
+def original_of(shard: Shard, part: bool, row: Mapping[str, Any], number: int) -> Callable[[EncodedImage], bool]:
+    """Which of a shard's images is that of a row, the shard's `number`th. part: `is_part`."""
+    if part and shard.kind != "files":  # whose listed files are those of the dataset alone
+        return lambda image: image.uri == row["uri"]
+    return lambda image: image.index == number
+
+
 @dataclass(frozen=True, slots=True)
 class Originals:
     """The original files of a dataset's images. Can be sent to another process, live links included."""
 
     shards: Mapping[str, Shard]
     settings: InputSettings
+    part: bool = False  # as `is_part` says
 
     @classmethod
     def of_dataset(cls, root: str, input_uri: str | None = None) -> Originals:
@@ -72,7 +85,7 @@ class Originals:
     @classmethod
     def of(cls, plan: JobPlan) -> Originals:
         """plan: of the dataset, `relinked` where its input takes signed links."""
-        return cls({planned.id: planned.shard for planned in plan.shards}, input_settings(plan))
+        return cls({planned.id: planned.shard for planned in plan.shards}, input_settings(plan), is_part(plan))
 
     @property
     def decoder(self) -> Pictures:
@@ -84,25 +97,27 @@ class Originals:
 
     def read(self, dataset: MaskDataset, span: Span) -> Iterator[tuple[DatasetImage, bytes | None]]:
         """The images of a span with their encoded bytes; None for an original that is gone or not the same any more."""
-        encoded = self._encoded(span)
+        shard, encoded = self.shards[span.record.shard], self._encoded(span)
         try:
-            original: EncodedImage | None = None
             for row, image in span_images(dataset, span):
-                wanted = span.record.first_image + row
-                while encoded is not None and (original is None or original.index < wanted):
-                    try:
-                        original = next(encoded)
-                    except (StopIteration, SourceError, StorageError, FileNotFoundError):
-                        encoded = None  # the rest of the shard cannot be had
-                found = original is not None and original.index == wanted and original.data is not None
-                data = original.data if found and original is not None else None
+                found = original_of(shard, self.part, image.row, span.record.first_image + row)
+                data = _next_data(encoded, found)
                 yield image, data if data is not None and sha256(data) == image.row["sha256"] else None
         finally:
-            if encoded is not None:
-                encoded.close()
+            encoded.close()
 
-    def _encoded(self, span: Span) -> Generator[EncodedImage, None, None] | None:
+    def _encoded(self, span: Span) -> Generator[EncodedImage, None, None]:
+        """From the span's first image or before: that of a part of the images lies at its number or after."""
         shard = self.shards[span.record.shard]
         if shard.kind == "tar":  # which can be entered where a slice begins
             return read_shard(shard, self.settings, start=span.record.first_image, offset=span.offset)
         return read_shard(shard, self.settings, start=span.record.first_image + span.start)
+
+
+def _next_data(encoded: Iterator[EncodedImage], found: Callable[[EncodedImage], bool]) -> bytes | None:
+    """Of the next image that is the one; None from where the rest of the shard cannot be had."""
+    try:
+        original = next(filter(found, encoded), None)
+    except (SourceError, StorageError, FileNotFoundError):
+        return None
+    return original.data if original is not None else None

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from data_engine.images.shard import FileEntry, Shard
 
+_ENTRIES = 100_000  # of a row group: so many are dictionaries at a time, and Arrow's 2 GB of text are never reached
 _FILE = pa.struct(
     [
         ("image_id", pa.string()),
@@ -39,24 +40,17 @@ _SHARDS = pa.schema(
 
 def to_parquet(shards: Iterable[tuple[Shard, int | None]]) -> bytes:
     """(shard, how many of its images belong to the job or None for all) -> a Parquet file."""
-    rows = [
-        {
-            **{name: getattr(shard, name) for name in ("id", "kind", "uri", "prefix", "size", "etag", "images")},
-            "signed": shard.link is not None,
-            "take": take,
-            "row_groups": shard.row_groups,
-            "files": [_file_row(file) for file in shard.files],
-        }
-        for shard, take in shards
-    ]
     sink = BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, _SHARDS), sink, compression="zstd", write_page_checksum=True)
+    with pq.ParquetWriter(sink, _SHARDS, compression="zstd", write_page_checksum=True) as writer:
+        for some in _groups(shards):
+            writer.write_table(pa.Table.from_pylist([_row(shard, take) for shard, take in some], _SHARDS))
     return sink.getvalue()
 
 
 def from_parquet(data: bytes) -> Iterator[tuple[Shard, int | None]]:
     """What `to_parquet` was given. Raises TypeError, KeyError or ValueError (Arrow's) for another table."""
-    for row in pq.ParquetFile(BytesIO(data), page_checksum_verification=True).read().to_pylist():
+    table = pq.ParquetFile(BytesIO(data), page_checksum_verification=True)
+    for row in (row for group in range(table.num_row_groups) for row in table.read_row_group(group).to_pylist()):
         take, groups, files = row.pop("take"), row.pop("row_groups"), row.pop("files")
         shard = Shard(
             **_link(row),
@@ -64,6 +58,30 @@ def from_parquet(data: bytes) -> Iterator[tuple[Shard, int | None]]:
             files=tuple(FileEntry(**_link(file)) for file in files),
         )
         yield shard, take
+
+
+def _groups(shards: Iterable[tuple[Shard, int | None]]) -> Iterator[list[tuple[Shard, int | None]]]:
+    """Shards with `_ENTRIES` shards and files together, or a little more."""
+    some: list[tuple[Shard, int | None]] = []
+    entries = 0
+    for planned in shards:
+        some.append(planned)
+        entries += 1 + len(planned[0].files)
+        if entries >= _ENTRIES:
+            yield some
+            some, entries = [], 0
+    if some:
+        yield some
+
+
+def _row(shard: Shard, take: int | None) -> dict[str, Any]:
+    return {
+        **{name: getattr(shard, name) for name in ("id", "kind", "uri", "prefix", "size", "etag", "images")},
+        "signed": shard.link is not None,
+        "take": take,
+        "row_groups": shard.row_groups,
+        "files": [_file_row(file) for file in shard.files],
+    }
 
 
 def _file_row(file: FileEntry) -> dict[str, Any]:

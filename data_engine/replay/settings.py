@@ -73,7 +73,7 @@ def sweep(text: str) -> tuple[str, list[str]]:
         raise UsageError(f"--sweep {text!r}: write it as section.setting=first:last:step, or as values with commas")
     if ":" not in values:
         return key, values.split(",")
-    return key, [f"{value:g}" for value in _range(values.split(":"), text)]
+    return key, [f"{value:.15g}" for value in _range(values.split(":"), text)]
 
 
 def _range(parts: Sequence[str], text: str) -> list[float]:

@@ -63,7 +63,7 @@ def stored_images(
 
     settings and share: those of the run.
     """
-    kept = reject_rows(dataset.root, record.rejects) if record.rejects else iter(())
+    kept = reject_rows(dataset, record.rejects) if record.rejects else iter(())
     image_id, rows = next(kept, (None, REJECTS.empty_table()))
     for image in dataset.slice(record):
         if not keeps_rejects(image.image_id, share):

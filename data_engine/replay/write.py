@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 import uuid
 from collections.abc import Callable
@@ -44,18 +45,25 @@ def write_replay(
     writer = _Writer(dataset, config, settings, destination, replayed)
     done = {record.file: record for record in read_commits(destination)}
     records: list[CommitRecord] = []
-    shards = {planned.id for planned in replayed.shards}
-    first_image: dict[str, int] = {}
-    for source in sorted(dataset.commits, key=lambda record: (record.shard, record.slice)):
-        if source.shard not in shards:
-            continue
-        first = first_image.get(source.shard, 0)
-        record = done.get(commit_file(source.shard, source.slice)) or writer.commit(source, first)
-        first_image[source.shard] = first + record.totals.images
-        records.append(record)
-        on_slice(record)
-    _write_manifest(destination, replayed, records)
+    for shard in _shards(dataset, replayed):
+        first = 0
+        for source in shard:
+            file = commit_file(source.shard, source.slice)
+            record = done.get(file) or writer.standing(file) or writer.commit(source, first)
+            first += record.totals.images
+            records.append(record)
+            on_slice(record)
+    _write_manifest(destination, replayed, sorted(records, key=lambda record: (record.shard, record.slice)))
     return Totals.sum(record.totals for record in records)
+
+
+def _shards(dataset: MaskDataset, plan: JobPlan) -> list[list[CommitRecord]]:
+    """The slices of each shard, in order; the shards in any order, so that several processes part."""
+    slices: dict[str, list[CommitRecord]] = {planned.id: [] for planned in plan.shards}
+    for record in sorted(dataset.commits, key=lambda record: record.slice):
+        if record.shard in slices:
+            slices[record.shard].append(record)
+    return random.sample(list(slices.values()), len(slices))
 
 
 def _settle_plan(destination: str, plan: JobPlan) -> JobPlan:
@@ -80,6 +88,13 @@ class _Writer:
         self._shards = {planned.id: planned.shard for planned in plan.shards}
         self._metadata = {**plan.metadata(), "replayed_from": plan.replayed_from}
         self._owner = new_owner()
+
+    def standing(self, file: str) -> CommitRecord | None:
+        """The record that another process has committed in the meantime."""
+        try:
+            return read_commit(join(self._root, file))
+        except FileNotFoundError:
+            return None
 
     def commit(self, source: CommitRecord, first_image: int) -> CommitRecord:
         """The record of a slice that stands: ours, or that of whoever was faster."""

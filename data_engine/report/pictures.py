@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ from data_engine.images.decode import decode
 from data_engine.images.fingerprint import sha256
 from data_engine.images.settings import InputSettings
 from data_engine.images.sources import read_shard
-from data_engine.pipeline.originals import input_settings, relinked
+from data_engine.pipeline.originals import input_settings, is_part, original_of, relinked
 from data_engine.pipeline.plan import JobPlan
 from data_engine.report.sheets import Pick, Place
 
@@ -127,21 +128,23 @@ def _originals(
             read = place.position + 1
             if image is None:
                 continue  # fewer rows than ids: the audit's matter
-            data = _read_original(plan, settings, place, before)
+            data = _read_original(plan, settings, place, before, image.row)
             yield image, data if data is not None and sha256(data) == image.row["sha256"] else None
 
 
-def _read_original(plan: JobPlan, settings: InputSettings, place: Place, before: CommitRecord | None) -> bytes | None:
-    """A tar is entered where the slice begins, other shards at the image itself."""
+def _read_original(
+    plan: JobPlan, settings: InputSettings, place: Place, before: CommitRecord | None, row: Mapping[str, Any]
+) -> bytes | None:
+    """A tar is entered where the slice begins, other shards at the image itself or before."""
     shard = next((planned.shard for planned in plan.shards if planned.id == place.record.shard), None)
     if shard is None:
         return None
     offset = before.next_offset if before is not None else None
-    skip = place.position if offset is not None else 0
-    start = place.record.first_image + place.position - skip
-    encoded = read_shard(shard, settings, start=start, offset=offset)
+    first = place.record.first_image
+    number = first + place.position
+    encoded = read_shard(shard, settings, start=number if offset is None else first, offset=offset)
     try:
-        original = next(islice(encoded, skip, None), None)
+        original = next(filter(original_of(shard, is_part(plan), row, number), encoded), None)
     except (SourceError, StorageError, FileNotFoundError):
         return None
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event
@@ -16,6 +15,7 @@ from data_engine.pipeline.plan import JobPlan, read_plan
 from data_engine.report.figures import SCHEMA, Figures, gather
 from data_engine.report.pictures import Picture, draw_pictures
 from data_engine.report.sheets import locate
+from data_engine.sql.background import interruptible
 from data_engine.sql.session import connect, run_error
 
 if TYPE_CHECKING:
@@ -69,19 +69,17 @@ def look_at(
             raise KeyboardInterrupt
         on_step(text)
 
-    with _connection(dataset) as connection, ThreadPoolExecutor(1) as pool:
+    with _connection(dataset) as connection:
 
         def look() -> Side:
             figures = gather(dataset, plan, connection, settings.pictures, settings.seed, step)
             return Side(figures, _pictures(dataset, plan, connection, figures, input_uri, step))
 
-        looking = pool.submit(look)
-        try:
-            return looking.result()
-        except KeyboardInterrupt:  # in the thread that asked: DuckDB would not hear of it
+        def stop() -> None:
             stopped.set()
             connection.interrupt()
-            raise
+
+        return interruptible(look, stop)
 
 
 def report_json(sides: list[Side]) -> dict[str, Any]:

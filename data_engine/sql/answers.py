@@ -26,7 +26,7 @@ _CELL = 60  # characters of a cell of a table for people; run lengths are much l
 def write_csv(answer: pa.RecordBatchReader, target: IO[str]) -> int:
     """A header and a row a line. Binary is hexadecimal, nested values are JSON, null is empty. Returns the rows."""
     writer = csv.writer(target, lineterminator="\n")
-    writer.writerow(answer.schema.names)
+    writer.writerow(_distinct(answer.schema.names))
     rows = 0
     for row in _rows(answer):
         plain = map(_plain, row)
@@ -37,7 +37,7 @@ def write_csv(answer: pa.RecordBatchReader, target: IO[str]) -> int:
 
 def write_json(answer: pa.RecordBatchReader, target: IO[str]) -> int:
     """An array of objects, one a line. Binary is hexadecimal, times are ISO 8601, NaN is null. Returns the rows."""
-    names = answer.schema.names
+    names = _distinct(answer.schema.names)
     rows = 0
     target.write("[")
     for row in _rows(answer):
@@ -51,9 +51,11 @@ def write_json(answer: pa.RecordBatchReader, target: IO[str]) -> int:
 def write_parquet(answer: pa.RecordBatchReader, target: IO[bytes]) -> int:
     """Types as DuckDB gives them, zstd. Returns the rows."""
     rows = 0
-    with pq.ParquetWriter(target, answer.schema, compression="zstd") as writer:
+    names = _distinct(answer.schema.names)
+    schema = pa.schema([field.with_name(name) for field, name in zip(answer.schema, names, strict=True)])
+    with pq.ParquetWriter(target, schema, compression="zstd") as writer:
         for batch in _batches(answer):
-            writer.write_batch(batch)
+            writer.write_batch(batch.rename_columns(names))
             rows += batch.num_rows
     return rows
 
@@ -91,6 +93,19 @@ def as_records(schema: pa.Schema, rows: Sequence[tuple[Any, ...]]) -> Table:
         for name, value in zip(schema.names, row, strict=True):
             table.add_row(Text(name), Text(_shown(value)))
     return table
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """A join answers with columns of one name: the second `image_id` becomes `image_id_1`, as in DuckDB's tables."""
+    taken = set(names)
+    found: list[str] = []
+    for name in names:
+        new, number = name, 0
+        while new in found or (number and new in taken):
+            number += 1
+            new = f"{name}_{number}"
+        found.append(new)
+    return found
 
 
 def _batches(answer: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:

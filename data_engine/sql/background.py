@@ -1,16 +1,40 @@
-"""An answer computed in a thread of its own: while DuckDB works, the thread that asked can still be interrupted."""
+"""Work in a thread of its own: while DuckDB works, the thread that asked can still be interrupted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from queue import Empty, Queue
 from threading import Event, Thread
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
+T = TypeVar("T")
+
 _AHEAD = 4  # batches
 _POLL_S = 0.1
+
+
+def interruptible(work: Callable[[], T], interrupt: Callable[[], None]) -> T:
+    """`work()`. Ctrl-C calls `interrupt` until the work has ended by it, and is then raised."""
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    thread = Thread(target=run, name="interruptible", daemon=True)
+    thread.start()
+    try:
+        return done.result()
+    except KeyboardInterrupt:
+        while thread.is_alive():  # again and again: between two queries DuckDB would not hear of it
+            interrupt()
+            thread.join(_POLL_S)
+        raise
 
 
 class BackgroundAnswer:

@@ -38,9 +38,9 @@ class SqlSession:
         spill = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="data-engine-sql-"))
         root = str(local_path(dataset.root)) if is_local(dataset.root) else dataset.root
         for setting, value in (
-            ("temp_directory", _quoted(spill)),
+            ("temp_directory", quoted(spill)),
             ("python_enable_replacements", "false"),  # names are views, never variables of this process
-            ("allowed_directories", f"[{_quoted(root.rstrip('/') + '/')}]"),
+            ("allowed_directories", f"[{quoted(root.rstrip('/') + '/')}]"),
             ("enable_external_access", "false"),
             ("lock_configuration", "true"),  # last: from here on, none of this can be changed
         ):
@@ -135,10 +135,12 @@ def run_error(error: Exception) -> DatasetError | UsageError:
     import duckdb
 
     said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if isinstance(error, (duckdb.IOException, OSError)) or "IO Error" in said:
+    of_file = ".parquet'" in said or '.parquet"' in said  # such as "No magic bytes found at end of file '…'"
+    if isinstance(error, (duckdb.IOException, OSError)) or "IO Error" in said or of_file:
         return DatasetError(f"a file of the dataset cannot be read ({said}); data-engine audit tells which")
     return UsageError(f"the query stopped: {said}")
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A string of DuckDB's SQL."""
     return "'" + text.replace("'", "''") + "'"

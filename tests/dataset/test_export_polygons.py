@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from dataset import small_dataset
 from dataset.exported import build_blobs, export
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from data_engine.dataset.export.coco import CocoPolygons
 from data_engine.dataset.export.polygon_loss import PolygonLoss, polygon_iou
 from data_engine.dataset.export.polygons import mask_polygons, outlines, simplify
 from data_engine.dataset.export.yolo import joined_by_seams
+from data_engine.dataset.reader import MaskDataset
 
 TOUCHING = np.ones((3, 3))
 masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=12))
@@ -163,3 +165,22 @@ def test_the_report_lies_beside_the_export(tmp_path, monkeypatch):
     assert report["iou_mean"] == pytest.approx(np.mean(ious), abs=1e-5)
     assert report["share_below_0.9"] == pytest.approx(np.mean(np.array(ious) < 0.9), abs=1e-5)
     assert report["holes_dropped"] == holes > 0
+
+
+def test_an_image_of_which_no_polygon_is_left_leaves_a_readable_file(tmp_path, monkeypatch):
+    """Whichever image of a file it is: the first one, one in the middle, the last one."""
+    sizes = iter([1, 1, 9, 9, 9, 9] * 10)  # images of two and of four masks follow one another
+
+    def square(rng):
+        size = next(sizes)
+        mask = np.zeros((small_dataset.HEIGHT, small_dataset.WIDTH), np.uint8, order="F")
+        mask[5 : 5 + size, 7 : 7 + size] = 1
+        return mask
+
+    monkeypatch.setattr(small_dataset, "random_mask", square)
+    small_dataset.build(tmp_path / "masks")
+    export(MaskDataset(tmp_path / "masks"), tmp_path / "out", CocoPolygons(images_per_file=3))
+    for file in sorted((tmp_path / "out").glob("instances_*.json")):
+        read = json.loads(file.read_text())
+        drawn_on = {annotation["image_id"] for annotation in read["annotations"]}
+        assert {image["id"] for image in read["images"]} > drawn_on

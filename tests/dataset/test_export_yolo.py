@@ -51,6 +51,14 @@ def test_images_can_be_left_out(dataset, tmp_path):
     assert not (tmp_path / "out/images").exists()
 
 
+def test_images_that_no_jpeg_can_hold_are_counted(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("data_engine.dataset.export.sa1b.JPEG_MAX_SIDE", WIDTH - 1)
+    report = export(dataset, tmp_path / "out", YoloSegmentation())
+    assert (report.images, report.too_large) == (0, 8)
+    without = export(dataset, tmp_path / "without", YoloSegmentation(with_images=False), source=None)
+    assert (without.images, without.too_large) == (8, 0)
+
+
 def test_an_image_that_exif_turns_is_written_as_it_was_masked(dataset, tmp_path):
     report = export(dataset, tmp_path / "out", YoloSegmentation(), source=OnePicture(picture(exif=ROTATED)))
     assert (report.images, report.copied) == (8, 0)

@@ -1,6 +1,7 @@
 """Reading: only committed files, every way in, versions refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -113,6 +114,67 @@ def test_a_commit_record_that_is_cut_short_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DatasetError, match=rf"{path.name} is damaged"):
         list(MaskDataset(tmp_path))
+
+
+def _damaged(path):
+    path.write_bytes(b"x" * 100)
+
+
+@pytest.mark.parametrize("table", ["images", "masks"])
+@pytest.mark.parametrize(("break_", "said"), [(Path.unlink, "is gone"), (_damaged, "is damaged")])
+@pytest.mark.parametrize("read", [list, lambda dataset: dataset["b/1-2.jpg"]], ids=["all", "one"])
+def test_a_committed_file_that_cannot_be_read_is_named_with_the_remedy(root, table, break_, said, read):
+    path = root / table / f"{'b' * 16}-1.parquet"
+    break_(path)
+    with pytest.raises(DatasetError, match=rf"{table}/{path.name} {said}.*data-engine audit"):
+        read(MaskDataset(root))
+
+
+@pytest.mark.parametrize("slice", [0, 1])
+@pytest.mark.parametrize(("break_", "said"), [(Path.unlink, "is gone"), (_damaged, "is damaged")])
+@pytest.mark.parametrize("read", [MaskDataset.masks, lambda dataset: list(dataset.scan("masks", ["area"]))])
+def test_a_scan_over_a_file_that_cannot_be_read_names_it(root, slice, break_, said, read):
+    path = root / "masks" / f"{'ab'[slice] * 16}-{slice}.parquet"
+    break_(path)
+    with pytest.raises(DatasetError, match=r"data-engine audit") as refused:
+        read(MaskDataset(root))
+    assert path.name in str(refused.value)
+    assert said in str(refused.value)
+
+
+def test_a_column_that_is_none_is_the_callers_error(root):
+    with pytest.raises(pa.ArrowInvalid):
+        MaskDataset(root).masks(columns=["aera"])
+
+
+@pytest.mark.parametrize("table", ["images", "masks", "_dedup"])
+def test_sql_over_a_file_that_is_gone_names_it(root, table):
+    pytest.importorskip("duckdb")
+    write_duplicates(root, ["a/0-0.jpg"])
+    file = root / ("_dedup/t.parquet" if table == "_dedup" else f"{table}/{'a' * 16}-0.parquet")
+    file.unlink()
+    with pytest.raises(DatasetError, match=rf"{table}/{file.name} is gone.*data-engine (audit|dedup)"):
+        MaskDataset(root).duckdb()
+
+
+def test_some_images_of_a_slice_are_those_of_the_whole(root):
+    dataset = MaskDataset(root)
+    record = dataset.commits[1]
+    whole = list(dataset.slice(record))
+    for start in range(len(whole) + 1):
+        for stop in range(start, len(whole) + 1):
+            some = list(dataset.rows(record, start, stop))
+            assert [image.row for image in some] == [image.row for image in whole[start:stop]]
+            assert all(a.masks.equals(b.masks) for a, b in zip(some, whole[start:stop], strict=True))
+
+
+def test_totals_are_added_up_once(tmp_path, monkeypatch):
+    """Progress asks for them at every slice; of a dataset that grows, each time was a sum over all."""
+    build(tmp_path, complete=False)
+    dataset = MaskDataset(tmp_path)
+    assert dataset.totals.images == len(dataset) == 12
+    monkeypatch.setattr("data_engine.dataset.reader.Totals.sum", None)
+    assert len(dataset) == 12
 
 
 @pytest.mark.parametrize("content", ["[]", "1", "null", '"x"', "{"])

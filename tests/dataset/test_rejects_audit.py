@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from data_engine.dataset.commits import CommitRecord
 from data_engine.dataset.manifest import COMMITS, make_manifest
 from data_engine.dataset.reader import MaskDataset
 from data_engine.dataset.rejects import reject_rows
+from data_engine.errors import DatasetError
 from data_engine.pipeline.job import generate
 from data_engine.pipeline.plan import read_plan
 
@@ -133,7 +135,7 @@ def test_rows_are_read_image_by_image(made: Path) -> None:
     dataset = MaskDataset(str(made))
     (record,) = dataset.commits
     assert record.rejects is not None
-    found = list(reject_rows(dataset.root, record.rejects))
+    found = list(reject_rows(dataset, record.rejects))
     assert [image_id for image_id, _ in found] == ["000.jpg", "001.jpg", "002.jpg"]
     assert pa.concat_tables(rows for _, rows in found).num_rows == record.rejects.rows
     for image_id, rows in found:
@@ -141,3 +143,13 @@ def test_rows_are_read_image_by_image(made: Path) -> None:
         assert rows["candidate_id"].to_pylist() == list(range(rows.num_rows))
     counted = dataset.duckdb().execute("select count(*), count(reason) from rejects").fetchone()
     assert counted == (record.rejects.rows, record.rejects.rows - record.totals.masks)
+
+
+def test_rejects_that_are_gone_are_named(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path / "masks")
+    dataset = MaskDataset(str(tmp_path / "masks"))
+    part = dataset.commits[0].rejects
+    assert part is not None
+    (tmp_path / "masks" / part.file).unlink()
+    with pytest.raises(DatasetError, match=rf"{part.file} is gone.*data-engine audit"):
+        list(reject_rows(dataset, part))

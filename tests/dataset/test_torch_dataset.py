@@ -127,3 +127,18 @@ def test_items_can_be_transformed(dataset):
 def test_ranks_that_cannot_be(dataset, rank, world_size):
     with pytest.raises(UsageError, match=f"rank={rank}"):
         MaskImages(dataset.root, OnePicture(), rank=rank, world_size=world_size)
+
+
+def test_without_shuffling_every_slice_is_entered_once(dataset):
+    """A tar cannot be entered in the midst of a slice."""
+    entered = []
+
+    class Watched(OnePicture):
+        def read(self, dataset, span):
+            entered.append(span.record.file)
+            return super().read(dataset, span)
+
+    assert ids(MaskImages(dataset.root, Watched(), images_per_chunk=1)) == [
+        image.image_id for image in with_masks(dataset)
+    ]
+    assert entered == [record.file for record in dataset.commits]

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 from dedup.planted_duplicates import build_pictures, picture
 
-from data_engine.dataset.duplicates import DUPLICATES, newest_version, read_version
+from data_engine.dataset.duplicates import DUPLICATES, MASK_DUPLICATES, newest_version, read_version
 from data_engine.dataset.reader import MaskDataset
-from data_engine.dedup import versions
+from data_engine.dedup import run, versions
 from data_engine.dedup.run import deduplicate
 from data_engine.dedup.settings import DedupSettings
 from data_engine.errors import ConfigError, DatasetError, StorageError, UsageError
@@ -24,8 +24,8 @@ def rows_of(root, version=True):
     return {row["image_id"]: row for row in MaskDataset(root, deduplicated=version).duplicates.to_pylist()}
 
 
-def find(root, threshold=4, **options):
-    return deduplicate(str(root), DedupSettings(threshold=threshold, threads=1), **options)
+def find(root, threshold=4, masks_iou=None, **options):
+    return deduplicate(str(root), DedupSettings(threshold=threshold, masks_iou=masks_iou, threads=1), **options)
 
 
 @pytest.fixture
@@ -162,11 +162,59 @@ def test_two_at_once_take_different_names(root, monkeypatch):
     assert find(root).version.version == "v2"
 
 
+def test_a_dataset_that_cannot_be_written_beside_is_said_before_the_work(root, monkeypatch):
+    def refused(*_):
+        raise StorageError("access denied")
+
+    monkeypatch.setattr(versions, "put", refused)
+    monkeypatch.setattr(run, "read_images", lambda _: pytest.fail("it began"))
+    with pytest.raises(StorageError, match="access denied"):
+        find(root)
+
+
 def test_a_dry_run_writes_nothing(root):
     before = sorted(root.rglob("*"))
     report = find(root, dry_run=True)
     assert (report.version, report.counts["left_out"]) == (None, 3)
     assert sorted(root.rglob("*")) == before
+
+
+def test_a_table_that_cannot_be_written_leaves_nothing(root, monkeypatch):
+    put_table = run.put_table
+
+    def refused(root, path, name, rows):
+        if name.startswith("mask"):
+            raise StorageError("the store is gone")
+        return put_table(root, path, name, rows)
+
+    monkeypatch.setattr(run, "put_table", refused)
+    monkeypatch.setattr(run, "find_mask_duplicates", lambda *_: MASK_DUPLICATES.empty_table())
+    with pytest.raises(StorageError):
+        find(root, masks_iou=0.9)
+    assert list((root / "_dedup").iterdir()) == []
+
+
+def test_a_name_that_is_taken_at_the_last_moment_leaves_nothing(root, monkeypatch):
+    find(root, version="mine")
+    before = sorted((root / "_dedup").iterdir())
+    monkeypatch.setattr(run, "refuse_taken", lambda root, name: None)
+    with pytest.raises(DatasetError, match="already"):
+        find(root, version="mine")
+    assert sorted((root / "_dedup").iterdir()) == before
+
+
+@pytest.mark.parametrize("error", [StorageError("the answer was lost"), KeyboardInterrupt()])
+def test_a_version_whose_writer_did_not_learn_of_it_is_whole(root, monkeypatch, error):
+    put_if_absent = versions.put_if_absent
+
+    def written(uri, data):
+        put_if_absent(uri, data)
+        raise error
+
+    monkeypatch.setattr(versions, "put_if_absent", written)
+    with pytest.raises(type(error)):
+        find(root)
+    assert len(MaskDataset(root, deduplicated="v1")) == 5
 
 
 def test_a_crash_before_the_last_write_leaves_no_version(root, monkeypatch):
@@ -177,7 +225,6 @@ def test_a_crash_before_the_last_write_leaves_no_version(root, monkeypatch):
     with pytest.raises(StorageError):
         find(root)
     assert newest_version(str(root)) is None
-    assert list((root / "_dedup").iterdir()) == []
     (root / "_dedup" / "duplicates-of-a-killed-process.parquet").write_bytes(b"half")
     assert newest_version(str(root)) is None
     with pytest.raises(DatasetError, match="no duplicates found yet"):

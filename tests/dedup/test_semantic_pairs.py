@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from data_engine.dedup.components import connected_components
 from data_engine.dedup.cosine_pairs import join_similar, pairs_above
+from data_engine.dedup.hash_clusters import HashClusters
 from data_engine.dedup.kmeans import assign, choose_k, fit_centroids
 from data_engine.dedup.vectors import Vectors, reordered
 from data_engine.errors import DatasetError
@@ -41,7 +42,23 @@ def test_components_are_those_of_the_pairs_within_clusters(count, k, seed):
     joined = join_similar(vectors, clusters, 0.9)
     pairs = [(i, j) for i, j in brute_force(vectors, 0.9) if clusters[i] == clusters[j]]
     nodes, labels = connected_components(*np.array(pairs, np.uint64).reshape(-1, 2).T)
-    assert (joined.hashes.tolist(), joined.labels.tolist()) == (nodes.tolist(), labels.tolist())
+    assert tuple(found.tolist() for found in joined) == (nodes.tolist(), labels.tolist())
+
+
+def test_the_work_of_a_cluster_does_not_grow_with_the_number_of_clusters(monkeypatch):
+    largest = 0
+
+    class Watched(HashClusters):
+        def add(self, left, right):
+            nonlocal largest
+            super().add(left, right)
+            largest = max(largest, len(self.hashes))
+
+    monkeypatch.setattr("data_engine.dedup.cosine_pairs.HashClusters", Watched)
+    vectors = np.ones((400, 1), np.float32)
+    rows, labels = join_similar(vectors, np.repeat(np.arange(100), 4), 0.9)
+    assert largest == 4
+    assert (rows.tolist(), labels.tolist()) == (list(range(400)), np.repeat(np.arange(0, 400, 4), 4).tolist())
 
 
 def test_k_grows_with_the_count():

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from pipeline.tiny_job import rows
+from pipeline.tiny_job import rows, write_tar
 
 from data_engine.config import JobConfig, load_config
 from data_engine.dataset.audit import PlannedCount, audit
 from data_engine.dataset.commits import CommitRecord, Totals, read_commits
+from data_engine.dataset.export.pieces import Slices
 from data_engine.dataset.reader import MaskDataset
 from data_engine.dataset.rejects import keeps_rejects
 from data_engine.errors import DatasetError, PlanMismatch, UsageError
 from data_engine.pipeline.job import generate
+from data_engine.pipeline.originals import Originals
 from data_engine.pipeline.plan import JobPlan, read_plan
 from data_engine.replay.run import OWN, try_settings
 from data_engine.replay.select import replay
 from data_engine.replay.settings import changed, settings_of_run
 from data_engine.replay.stored import stored_images
-from data_engine.replay.write import write_replay
+from data_engine.replay.write import _Writer, write_replay
+from data_engine.report.pictures import draw_pictures
+from data_engine.report.sheets import Pick, Place
 
 PHOTOS = Path(__file__).parents[2] / "examples/photos"
 # Quickstart's thresholds, which the starter model's masks pass; few points, and crops of them too.
@@ -161,6 +168,23 @@ def test_two_at_once_write_one_dataset(run: str, other: str, tmp_path: Path) -> 
         assert len(list((tmp_path / "replay" / folder).iterdir())) == len(read_commits(other))
 
 
+def test_what_another_process_has_committed_is_not_made_again(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    make = _Writer._slice
+    monkeypatch.setattr(_Writer, "_slice", lambda self, source: made.append(source.file) or make(self, source))
+
+    def rival(record: CommitRecord) -> None:
+        if len(made) == 1:
+            write(run, tmp_path / "replay", *OTHER)
+
+    write(run, tmp_path / "replay", *OTHER, on_slice=rival)
+    assert sorted(made) == [record.file for record in read_commits(run)]
+    assert len(made) > 1
+    assert_whole(tmp_path / "replay")
+
+
 def test_images_that_kept_no_rejects_are_left_out(photos: Path, other: str, tmp_path: Path) -> None:
     names = sorted(path.name for path in photos.iterdir())
     share = next(share / 100 for share in range(100) if 0 < sum(keeps_rejects(n, share / 100) for n in names) < 4)
@@ -175,6 +199,39 @@ def test_images_that_kept_no_rejects_are_left_out(photos: Path, other: str, tmp_
     plan = read_plan(str(tmp_path / "replay"))
     assert plan is not None
     assert [file.image_id for shard in plan.shards for file in shard.shard.files] == kept
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_pixels_of_a_part_of_the_images_are_found(kind: str, tmp_path: Path) -> None:
+    """In a tar or a Parquet file, images that kept no rejects lie between those that did."""
+    write_tar(tmp_path / "all.tar", 12)
+    if kind == "parquet":
+        with tarfile.open(tmp_path / "all.tar") as tar:
+            data = [tar.extractfile(member).read() for member in tar]  # type: ignore[union-attr]
+        pq.write_table(pa.table({"image": data}), tmp_path / "all.parquet", row_group_size=4)
+    settings = config(*KEEP, "output.keep_rejects=0.4", "masks.points_per_side=3", "masks.crop_n_layers=0")
+    root, replayed = str(tmp_path / "run"), tmp_path / "replay"
+    generate(str(tmp_path / f"all.{kind}"), root, settings)
+    write(root, replayed, "masks.pred_iou_thresh=0.4")
+    dataset, originals = MaskDataset(replayed), Originals.of_dataset(str(replayed))
+    assert 2 < len(dataset) < 10
+    assert len(dataset.commits) > 3
+    spans = Slices.of(dataset).whole
+    read = [pair for span in spans for pair in originals.read(dataset, span)]
+    assert [image.image_id for image, _ in read] == [image.image_id for image in dataset]
+    assert all(data is not None for _, data in read)
+    last = next(span for span in reversed(spans) if span.stop)
+    ((_, alone),) = originals.read(dataset, replace(last, start=last.stop - 1))
+    assert alone == read[-1][1]
+    plan = read_plan(str(replayed))
+    assert plan is not None
+    places = {
+        image.image_id: Place(record, position)
+        for record in dataset.commits
+        for position, image in enumerate(dataset.slice(record))
+    }
+    drawn = draw_pictures(dataset, plan, places, [Pick(image_id, 1) for image_id in places], 10**7)
+    assert not [picture.missing for picture in drawn.values() if picture.missing]
 
 
 def test_what_cannot_be_replayed(run: str, other: str) -> None:

@@ -17,6 +17,7 @@ from data_engine.replay.settings import sweep
         ("masks.pred_iou_thresh=0.8:0.9:0.02", ["0.8", "0.82", "0.84", "0.86", "0.88", "0.9"]),
         ("masks.pred_iou_thresh=0.8:0.895:0.03", ["0.8", "0.83", "0.86", "0.89"]),
         ("masks.min_mask_region_area=0:200:100", ["0", "100", "200"]),
+        ("masks.min_mask_region_area=1000000:1000002:1", ["1000000", "1000001", "1000002"]),
         ("masks.pred_iou_thresh=0.5:0.5:1", ["0.5"]),
         ("masks.suppression=box,mask", ["box", "mask"]),
         ("masks.pred_iou_thresh=0.9", ["0.9"]),

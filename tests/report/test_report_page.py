@@ -186,3 +186,11 @@ def test_numbers_are_worded():
     assert [duration(s) for s in (0.5, 59, 61, 3600, 100_000)] == ["0.5 s", "59 s", "1 min 1 s", "1 h", "1 d 3 h"]
     assert (difference(110, 100), difference(1, 2.0), difference(3, 3)) == ("+10 (+10.0 %)", "−1 (−50.0 %)", "")
     assert (difference("a", "b"), difference("a", "a"), difference(5, 0)) == ("differs", "", "+5")
+
+
+def test_a_wrong_name_to_compare_with_is_said_before_anything_is_read(masks_of_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("data_engine.report.run.look_at", lambda *_: pytest.fail("it read the first dataset"))
+    arguments = ["report", str(masks_of_folder / "masks"), str(tmp_path / "page.html"), "--against", "nowhere"]
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, DatasetError)
+    assert "no dataset at nowhere" in str(done.exception)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from data_engine.cli import app
 from data_engine.cli.sql import EXAMPLES
 from data_engine.dataset.reader import MaskDataset
+from data_engine.errors import StorageError
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,25 @@ def test_parquet_holds_every_row(root, tmp_path):
     table = pq.read_table(tmp_path / "all.parquet")
     assert table.num_rows == MaskDataset(root).totals.masks
     assert sorted(table["counts"].to_pylist()) == sorted(MaskDataset(root).masks()["counts"].to_pylist())
+
+
+def test_columns_of_one_name_are_all_there(root, tmp_path):
+    query = "select a.image_id, b.image_id, 1 as image_id_1, a.image_id from images a join images b using (image_id)"
+    names = ["image_id", "image_id_2", "image_id_1", "image_id_3"]
+    rows = json.loads(run(root, query, "--json").stdout)
+    assert len(rows) == 12
+    assert {tuple(row) for row in rows} == {tuple(names)}
+    assert run(root, query, "--csv", "-").stdout.splitlines()[0].split(",") == names
+    run(root, query, "--parquet", tmp_path / "all.parquet")
+    assert pq.ParquetFile(tmp_path / "all.parquet").read().column_names == names
+
+
+def test_no_room_for_an_answer_in_the_making(root, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda: open("/dev/full", "r+b", buffering=0))  # noqa: SIM115
+    for option in ("--csv", "--parquet"):
+        done = CliRunner().invoke(app, ["sql", str(root), "from masks", option, str(tmp_path / "x")])
+        assert isinstance(done.exception, StorageError)
+        assert "set TMPDIR" in str(done.exception)
 
 
 def test_a_query_that_fails_leaves_no_file(root, tmp_path):

@@ -86,11 +86,14 @@ def _write_file(
         }
         with room_for("a COCO file"):
             file.write(json.dumps(head)[:-1].encode() + b', "annotations": [')
+        before = "\n"
         for item in images:
             annotations = list(_annotations(item, context, segmentation))
-            text = ",\n".join(json.dumps(annotation, separators=(",", ":")) for annotation in annotations)
-            with room_for("a COCO file"):
-                file.write((",\n" if entries and text else "\n").encode() + text.encode())
+            if annotations:  # of polygons, an image may have none left
+                text = ",\n".join(json.dumps(annotation, separators=(",", ":")) for annotation in annotations)
+                with room_for("a COCO file"):
+                    file.write((before + text).encode())
+                before = ",\n"
             entries.append(_image_entry(item))
             target.report.images += 1
             target.report.masks += len(annotations)

@@ -9,7 +9,7 @@ from data_engine.dataset.reader import MaskDataset
 def categories_of(dataset: MaskDataset) -> tuple[str, ...]:
     """Labels in alphabetical order, and "object" where masks have none. Streams one column, which is mostly null."""
     labels: set[str | None] = set()
-    for batch in dataset.arrow("masks").to_batches(columns=["label"]):
+    for batch in dataset.scan("masks", ["label"]):
         column = batch["label"]
         labels.update((None,) if column.null_count == len(column) else column.unique().to_pylist())
     named = sorted(label for label in labels if label is not None)

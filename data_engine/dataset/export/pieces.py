@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -99,24 +99,12 @@ def cut(dataset: MaskDataset, images_per_piece: int, limit: int | None = None) -
 
 def span_images(dataset: MaskDataset, span: Span) -> Iterator[tuple[int, DatasetImage]]:
     """The images of a span, each with its row within the slice. A deduplicated dataset leaves some out."""
-    few = span.stop - span.start <= _FEW
-    for row, image in _few_images(dataset, span) if few else enumerate(dataset.slice(span.record)):
-        if row >= span.stop:
-            return
-        if row >= span.start and image.image_id not in dataset.left_out:
-            yield row, image
-
-
-def _few_images(dataset: MaskDataset, span: Span) -> Iterator[tuple[int, DatasetImage]]:
-    """Reads the row groups of their masks and no others."""
-    images = dataset._open(span.record.images).read()
-    counts = images["n_masks"].to_numpy()
-    before = int(counts[: span.start].sum())
-    masks = dataset._mask_rows(span.record, before, int(counts[span.start : span.stop].sum()))
-    first = 0
-    for row, values in enumerate(images.slice(span.start, span.stop - span.start).to_pylist(), span.start):
-        yield row, DatasetImage(values, masks.slice(first, values["n_masks"]))
-        first += values["n_masks"]
+    images: Iterator[tuple[int, DatasetImage]]
+    if span.stop - span.start <= _FEW:
+        images = enumerate(dataset.rows(span.record, span.start, span.stop), span.start)
+    else:
+        images = islice(enumerate(dataset.slice(span.record)), span.start, span.stop)
+    return ((row, image) for row, image in images if image.image_id not in dataset.left_out)
 
 
 def exportable_rows(dataset: MaskDataset) -> np.ndarray:

@@ -54,7 +54,7 @@ class Sa1b:
             put = tar.add if tar is not None else target.put
             for item in images:
                 image = item.image
-                if max(image.row["height"], image.row["width"]) > JPEG_MAX_SIDE:
+                if not fits_jpeg(image):
                     target.report.too_large += 1
                     continue
                 jpeg, copied = as_jpeg(item.original, context.pictures.decode, context.pictures.is_plain_jpeg)
@@ -103,6 +103,10 @@ def sa1b_record(image: DatasetImage, number: int, first_mask: int) -> dict[str, 
         "image": {"image_id": number, "width": width, "height": height, "file_name": file},
         "annotations": annotations,
     }
+
+
+def fits_jpeg(image: DatasetImage) -> bool:
+    return max(image.row["height"], image.row["width"]) <= JPEG_MAX_SIDE
 
 
 def as_jpeg(

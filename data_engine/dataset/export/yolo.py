@@ -19,7 +19,7 @@ from data_engine.dataset.export.format import Context, ExportImage, Finished, Pi
 from data_engine.dataset.export.index import put_index, put_piece_of_index
 from data_engine.dataset.export.polygon_loss import PolygonLoss, put_loss
 from data_engine.dataset.export.polygons import mask_polygons
-from data_engine.dataset.export.sa1b import as_jpeg
+from data_engine.dataset.export.sa1b import as_jpeg, fits_jpeg
 from data_engine.storage import join
 
 _INDEX = pa.schema([("file", pa.string()), ("image_id", pa.string()), ("uri", pa.string())])
@@ -30,7 +30,8 @@ _DIGITS = 6
 class YoloSegmentation:
     """labels/, data.yaml, index.parquet and, unless they are to be left out, images/.
 
-    Images are copied where every reader sees them as they were masked, and encoded as JPEG otherwise.
+    Images are copied where every reader sees them as they were masked, and encoded as JPEG otherwise. Those of more
+    pixels a side than a JPEG can have are left out and counted.
     """
 
     tolerance: float = 1.0
@@ -47,6 +48,9 @@ class YoloSegmentation:
         loss = PolygonLoss()
         index = []
         for item in images:
+            if self.with_images and not fits_jpeg(item.image):
+                target.report.too_large += 1
+                continue
             lines = [self._line(mask, context, loss) for mask in item.image.masks.to_pylist()]
             if self.with_images:
                 jpeg, copied = as_jpeg(item.original, context.pictures.decode, context.pictures.is_plain_jpeg)
