@@ -10,7 +10,7 @@ import argparse
 import copy
 import json
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ import torch
 import yaml
 from torch import nn
 
-from data_engine.sam.model import SamArchitecture
+from data_engine.sam.checkpoints import read_checkpoint
+from data_engine.sam.model import Sam, SamArchitecture
 from data_engine.train.data.batch_decoding import Answers, BatchDecoder
 from data_engine.train.data.device_prompts import PromptBatch, draw_prompts
 from data_engine.train.data.photograph_views import PhotographViews
 from data_engine.train.data.torch_scenes import SceneBatch, SceneGenerator
+from data_engine.train.enlarge import enlarged
 from data_engine.train.initialise import new_model
 from data_engine.train.losses import DecodingLoss, decoding_loss, pairwise_losses
 
@@ -37,6 +39,8 @@ LOG_EVERY = 50
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     architecture: dict[str, Any]
+    start: str | None  # weights of a smaller input to start from: data_engine/train/enlarge.py
+    start_zoom: float
     photographs: str
     photograph_share: float
     seed: int
@@ -78,7 +82,7 @@ class Starter:
         self.device = device
         values = dict(settings.architecture)
         values["global_blocks"] = tuple(values["global_blocks"])
-        self.model = new_model(SamArchitecture(**values)).to(device)
+        self.model = start_model(settings, SamArchitecture(**values)).to(device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         others = [p for p in self.model.parameters() if p.ndim <= 1]
@@ -120,6 +124,15 @@ class Starter:
         decay = min(self.settings.ema_decay, (1 + self.progress["step"]) / (10 + self.progress["step"]))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+
+
+def start_model(settings: Settings, architecture: SamArchitecture) -> Sam:
+    if settings.start is None:
+        return new_model(architecture)
+    stored = read_checkpoint(settings.start)
+    if replace(stored.architecture, image_size=architecture.image_size) != architecture:
+        raise SystemExit(f"{settings.start} holds {stored.architecture}, which cannot grow into {architecture}")
+    return enlarged(stored.architecture, stored.state, architecture.image_size, settings.start_zoom)
 
 
 class Images:

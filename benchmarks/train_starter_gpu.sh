@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the starter model on a machine with one GPU in 25 minutes:  bash benchmarks/train_starter_gpu.sh [--dry-run]
+# Trains the starter model on a machine with one GPU in 8 minutes:  bash benchmarks/train_starter_gpu.sh [--dry-run]
 #
 # Scenes, prompts and targets are made on the device. Run it again with the same STARTER_WORK and it goes on, so that the
 # training may be cut into several calls. Each call writes into $OUT what there is: starter.safetensors (float16,
@@ -11,7 +11,7 @@
 #   PYTHON               python3
 #   STARTER_DEVICE       cuda
 #   STARTER_CONFIG       configs/starter_gpu.yaml
-#   STARTER_SECONDS      1500, of training over all calls; the learning rate follows it
+#   STARTER_SECONDS      420, of training over all calls; the learning rate follows it
 #   STARTER_CALL         seconds of training in this call, default all
 #   STARTER_IMAGES       images a step, default those of the configuration
 #   STARTER_WORK         starter-output/gpu, where the checkpoint (about 60 MB) is kept between calls
@@ -22,7 +22,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
 device=${STARTER_DEVICE:-cuda}
 config=${STARTER_CONFIG:-configs/starter_gpu.yaml}
-seconds=${STARTER_SECONDS:-1500}
+seconds=${STARTER_SECONDS:-420}
 call=${STARTER_CALL:-}
 images=${STARTER_IMAGES:-}
 evaluation=${STARTER_EVALUATION:-}

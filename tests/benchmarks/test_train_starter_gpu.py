@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from data_engine.sam.checkpoints import load_checkpoint
+from data_engine.sam.checkpoints import load_checkpoint, read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 SIZES = {"image_size": 64, "embed_dim": 24, "depth": 2, "num_heads": 2, "mlp_dim": 32, "window_size": 3, "dim": 32}
@@ -34,7 +34,8 @@ def script() -> ModuleType:
 def settings(script: ModuleType) -> Any:
     whole = script.Settings.read(ROOT / "configs/starter_gpu.yaml", images_per_step=2)
     architecture = {**whole.architecture, **SIZES}
-    return replace(whole, architecture=architecture, photograph_share=0.0, clicks=3, boxes=1, save_every_seconds=0.0)
+    small = {"photograph_share": 0.0, "clicks": 3, "boxes": 1, "save_every_seconds": 0.0}
+    return replace(whole, architecture=architecture, start=None, **small)
 
 
 def test_what_is_cut_off_leaves_its_weights(
@@ -72,3 +73,12 @@ def test_taken_up_again_the_counts_of_steps_are_on_the_cpu(script: ModuleType, s
     again.resume(tmp_path)
     states = again.optimizer.state.values()
     assert {(state["step"].device.type, state["exp_avg"].device.type) for state in states} == {("cpu", "meta")}
+
+
+def test_it_starts_from_the_weights_that_the_recipe_names(script):
+    whole = script.Settings.read(ROOT / "configs/starter_gpu.yaml")
+    starter = script.Starter(replace(whole, start=str(ROOT / whole.start)), torch.device("cpu"))
+    shipped = read_checkpoint("starter")
+    name = "mask_decoder.iou_token.weight"
+    assert torch.equal(starter.model.state_dict()[name], shipped.state[name].float())
+    assert starter.model.architecture.image_size == whole.architecture["image_size"]
