@@ -191,10 +191,10 @@ class MaskDataset:
         with self._scannable():
             return self.arrow("masks").to_table(columns=list(columns) if columns else None, filter=filter)
 
-    def scan(self, table: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def scan(self, table: str, columns: Sequence[str], filter: pc.Expression | None = None) -> Iterator[pa.RecordBatch]:
         """Columns of "images", "masks" or "rejects", streamed. Raises DatasetError where a file is gone or damaged."""
         with self._scannable():
-            batches = iter(self.arrow(table).to_batches(columns=list(columns)))
+            batches = iter(self.arrow(table).to_batches(columns=list(columns), filter=filter))
         while True:
             with self._scannable():
                 batch = next(batches, None)

@@ -34,7 +34,7 @@ def select(root: str, filters: DataFilters, *, deduplicated: bool) -> Selection:
     )
     kept = images_kept = 0
     before = None
-    for batch in dataset.arrow("masks").scanner(columns=["image_id"], filter=passes).to_batches():
+    for batch in dataset.scan("masks", ["image_id"], passes):
         kept += batch.num_rows
         if batch.num_rows:
             names = batch["image_id"].unique().to_pylist()  # an image's rows lie together

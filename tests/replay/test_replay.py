@@ -30,6 +30,9 @@ from data_engine.replay.stored import stored_images
 from data_engine.replay.write import _Writer, write_replay
 from data_engine.report.pictures import draw_pictures
 from data_engine.report.sheets import Pick, Place
+from data_engine.train.data.dataset_masks import DatasetMasks
+from data_engine.train.data.labelled import DataFilters
+from data_engine.train.data.pool import Portion
 
 PHOTOS = Path(__file__).parents[2] / "examples/photos"
 # Quickstart's thresholds, which the starter model's masks pass; few points, and crops of them too.
@@ -232,6 +235,10 @@ def test_pixels_of_a_part_of_the_images_are_found(kind: str, tmp_path: Path) -> 
     }
     drawn = draw_pictures(dataset, plan, places, [Pick(image_id, 1) for image_id in places], 10**7)
     assert not [picture.missing for picture in drawn.values() if picture.missing]
+    training = DatasetMasks(str(replayed), DataFilters())
+    for unit, size in enumerate(training.sizes()):
+        for example in training.read(Portion(unit, list(reversed(range(size))), seed=0, epoch=0)):
+            assert example is None or example.pixels().size  # compared with the sha256 of its row
 
 
 def test_what_cannot_be_replayed(run: str, other: str) -> None:

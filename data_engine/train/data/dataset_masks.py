@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -20,7 +20,7 @@ from data_engine.images.fingerprint import sha256
 from data_engine.images.shard import EncodedImage, ImageError, ShardDamaged
 from data_engine.images.sources import read_shard
 from data_engine.masks import rle
-from data_engine.pipeline.originals import input_settings, relinked
+from data_engine.pipeline.originals import input_settings, is_part, original_of, relinked
 from data_engine.pipeline.plan import read_plan
 from data_engine.train.data.labelled import DataFilters
 from data_engine.train.data.pool import Example, Pool, Portion
@@ -49,6 +49,7 @@ class DatasetMasks(Pool):
             logger.warning("%s is not finished: training reads what is committed now", root)
         plan = relinked(plan)
         self._settings = input_settings(plan)
+        self._part = is_part(plan)
         self._shards = {planned.id: planned.shard for planned in plan.shards}
         self._before = {(record.shard, record.slice + 1): record for record in self._commits}
 
@@ -68,7 +69,7 @@ class DatasetMasks(Pool):
         images = list(self._dataset.slice(record))
         kept = {i: self._rows(images[i]) for i in portion.positions}
         wanted = {i for i, rows in kept.items() if self._wanted(images[i], rows)}
-        originals = self._originals(record, [i for i in kept if i in wanted])
+        originals = self._originals(record, {i: images[i].row for i in kept if i in wanted})
         for i, rows in kept.items():
             if i in wanted:
                 image = images[i]
@@ -98,22 +99,21 @@ class DatasetMasks(Pool):
             return False
         return len(rows) >= self.filters.min_masks_per_image
 
-    def _originals(self, record: CommitRecord, positions: list[int]) -> Iterator[EncodedImage]:
-        """Encoded images of a slice at `positions`, in that order."""
+    def _originals(self, record: CommitRecord, rows: Mapping[int, Mapping[str, Any]]) -> Iterator[EncodedImage]:
+        """Encoded images of a slice. rows: of the images table, by position; the answers come in that order."""
         shard = self._shards.get(record.shard)
         if shard is None:
             raise DatasetError(f"{self.source}: {record.file} is of a shard that its plan does not have")
         if shard.kind == "files":
-            files = tuple(shard.files[record.first_image + i] for i in positions)
+            files = tuple(shard.files[record.first_image + i] for i in rows)
             yield from read_shard(replace(shard, files=files), self._settings)
             return
         before = self._before.get((record.shard, record.slice))
         offset = before.next_offset if before is not None else None
         stream = read_shard(shard, self._settings, start=record.first_image, offset=offset)
-        for _, group in groupby(positions, lambda position: position // _WINDOW):
-            window = list(group)
-            found = _read_on(stream, record.first_image, window)
-            yield from (found[i] for i in window)
+        for _, window in groupby(rows, lambda position: position // _WINDOW):
+            numbers = {i: record.first_image + i for i in window}
+            yield from _read_on(stream, {n: original_of(shard, self._part, rows[i], n) for i, n in numbers.items()})
         stream.close()
 
     def _pixels(self, image: DatasetImage, original: EncodedImage) -> np.ndarray:
@@ -124,21 +124,24 @@ class DatasetMasks(Pool):
         return decode(original.data, self._settings)
 
 
-def _read_on(stream: Iterator[EncodedImage], first_image: int, window: list[int]) -> dict[int, EncodedImage]:
-    """Reads a slice on to all positions of `window`. What a damaged file has lost is an image with an error."""
+def _read_on(
+    stream: Iterator[EncodedImage], wanted: Mapping[int, Callable[[EncodedImage], bool]]
+) -> Iterator[EncodedImage]:
+    """The wanted images of a shard, by number, in the order asked for. One that is lost is an image with an error."""
     reason = "it is not in its shard any more"
-    found = {}
+    found: dict[int, EncodedImage] = {}
+    left = sorted(wanted)
     try:
-        for image in stream:
-            position = image.index - first_image
-            if position in window:
-                found[position] = image
-            if position >= max(window):
+        while left:
+            image = next(filter(wanted[left[0]], stream), None)
+            if image is None:
                 break
+            found[left.pop(0)] = image
     except (ShardDamaged, FileNotFoundError) as error:
         reason = str(error)
     lost = ImageError("unreadable", reason)
-    return {i: found.get(i) or EncodedImage(i, "", f"image {first_image + i}", error=lost) for i in window}
+    for number in wanted:
+        yield found.get(number) or EncodedImage(number, "", f"image {number}", error=lost)
 
 
 def _masks(image: DatasetImage, rows: np.ndarray) -> list[RLEMask]:
