@@ -83,6 +83,11 @@ def expires_at(url: str) -> datetime | None:
     return None
 
 
+def is_secret(name: str) -> bool:
+    """Whether a parameter of this name is one, by its name alone."""
+    return name.lower() in _OF_SIGNERS or _SECRET_WORD.fullmatch(name.lower()) is not None
+
+
 def _without_user(uri: str) -> str:
     return _USER.sub(r"\1***@", uri)
 
@@ -106,5 +111,5 @@ def _edited(url: str, replaced: Callable[[str], str | None]) -> str:
 
 
 def _secret_names(names: list[str]) -> set[str]:
-    secret = {name for name in names if name in _OF_SIGNERS or _SECRET_WORD.fullmatch(name)}
+    secret = {name for name in names if is_secret(name)}
     return secret | _BESIDE_A_SIGNATURE.intersection(names) if secret else set()

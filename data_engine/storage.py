@@ -21,7 +21,7 @@ from fsspec import AbstractFileSystem
 
 from data_engine.errors import StorageError, UsageError
 from data_engine.retry import ONCE, PATIENT, Patience, response_of, retried
-from data_engine.signed_urls import mask_urls
+from data_engine.signed_urls import is_secret, mask_urls
 
 # scheme -> the package that serves it, named in the error when it is not installed
 _PACKAGES = {
@@ -37,9 +37,12 @@ _PACKAGES = {
     "http": "aiohttp",
     "https": "aiohttp",
 }
-_SECRET = re.compile(
-    r"(?i)((?:secret|token|password|signature|credential|sig|key)[\w-]*=)[^&\s'\"]+|(//)[^/@\s]+:[^/@\s]+@"
-)
+_PARAMETER = r"(?:secret|token|password|signature|credential|sig|key)[\w-]*=)[^&\s'\"]+"
+_USER = r"(//)[^/@\s]+:[^/@\s]+@"
+_LINK = re.compile(r"https?://[^\s'\"<>]+", re.IGNORECASE)
+_FOLDER = re.compile(r"(?<=/)([\w.-]+)=[^/&]+")
+_IN_A_QUERY = re.compile(rf"(?i)({_PARAMETER}|{_USER}")
+_ANYWHERE = re.compile(rf"(?i)(?<![\w/-])([\w-]*{_PARAMETER}|{_USER}")  # not the folder in photos/user_key=7/a.jpg
 
 
 def scheme_of(uri: str) -> str:
@@ -181,7 +184,19 @@ _CLIENT_LIBRARIES = {
 
 def redact(text: str) -> str:
     """`text` without the secrets that URLs and error messages carry."""
-    return _SECRET.sub(lambda match: f"{match[1]}***" if match[1] else f"{match[2]}***@", mask_urls(text))
+    text = _LINK.sub(lambda link: _redacted_link(link[0]), mask_urls(text))
+    return _ANYWHERE.sub(_masked, text)
+
+
+def _redacted_link(link: str) -> str:
+    """A web address without what may be a secret in its query, or is named like one in a folder of its path."""
+    path, mark, query = link.partition("?")
+    path = _FOLDER.sub(lambda match: f"{match[1]}=***" if is_secret(match[1]) else match[0], path)
+    return re.sub(_USER, r"\1***@", path) + _IN_A_QUERY.sub(_masked, mark + query)
+
+
+def _masked(match: re.Match[str]) -> str:
+    return f"{match[1]}***" if match[1] else f"{match[2]}***@"
 
 
 def private_host(uri: str) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import typer
 
 from data_engine.cli import app
+from data_engine.config import JobConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -29,16 +30,36 @@ def test_links_to_files_lead_to_files(page):
     assert [target for target in targets if target and not (page.parent / target).exists()] == []
 
 
-def commands() -> Iterator[list[str]]:
-    """The arguments of every data-engine command in the fenced blocks of the README."""
-    for block in re.findall(r"^```[^\n]*\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if words[:1] == ["data-engine"]:
-                yield words[1:]
+def test_every_setting_of_a_job_is_described():
+    words = set(re.findall(r"\w+", " ".join(page.read_text() for page in PAGES)))
+    settings = {f"{section}.{name}" for section, values in JobConfig().model_dump().items() for name in values}
+    settings |= {f"run.ray.{name}" for name in JobConfig().run.ray.model_dump()}
+    assert sorted(setting for setting in settings if setting.rpartition(".")[2] not in words) == []
 
 
-def parse(command: typer.core.TyperCommand, words: list[str]) -> None:
+def test_every_type_of_failure_is_described():
+    code = "\n".join(
+        path.read_text() for room in ("images", "pipeline") for path in (ROOT / "data_engine" / room).glob("*.py")
+    )
+    described = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/bad-inputs.md").read_text(), re.MULTILINE))
+    found = set(re.findall(r"\b(?:ImageError|Failure|kind)\(\s*\"(\w+)\"", code))
+    assert {"corrupt", "unreadable", "worker_died"} <= found
+    assert found <= described
+
+
+def commands() -> Iterator[tuple[str, ...]]:
+    """The arguments of every data-engine command in the fenced blocks of the pages, each once."""
+    found: dict[tuple[str, ...], None] = {}
+    for page in PAGES:
+        for block in re.findall(r"^```[^\n]*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                line = line.strip().removeprefix("$ ").removeprefix("time ")
+                if line.startswith("data-engine ") and "[--" not in line:  # brackets: a synopsis
+                    found[tuple(shlex.split(line, comments=True)[1:])] = None
+    yield from found
+
+
+def parse(command: typer.core.TyperCommand, words: Sequence[str]) -> None:
     """Parses as the command line would, runs nothing."""
     context = command.make_context(command.name, list(words))
     if isinstance(command, typer.core.TyperGroup) and context._protected_args:
@@ -47,12 +68,12 @@ def parse(command: typer.core.TyperCommand, words: list[str]) -> None:
         parse(inner, rest)
 
 
-def test_the_readme_shows_commands():
-    assert len(list(commands())) >= 5
+def test_the_pages_show_commands():
+    assert len(list(commands())) >= 50
 
 
 @pytest.mark.parametrize("words", commands(), ids=shlex.join)
-def test_commands_of_the_readme_are_accepted(words):
+def test_commands_of_the_pages_are_accepted(words):
     parse(typer.main.get_command(app), words)
 
 

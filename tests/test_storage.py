@@ -39,3 +39,43 @@ def test_redact_masks_every_link_in_a_text():
     text = redact("403 for https://h/a?Policy=planted&Signature=planted&Key-Pair-Id=planted, token=planted")
     assert "planted" not in text
     assert text.startswith("403 for https://h/a?Policy=***")
+
+
+def test_a_secret_in_a_path_ends_where_its_folder_does():
+    assert redact("https://h/bcdn_token=planted/in/a.jpg: 403") == "https://h/bcdn_token=***/in/a.jpg: 403"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s3://bucket/country_key=7/design=new/a.jpg",
+        "/photos/user_key=7/a.jpg: not found",
+        "photos/token=a/signal=3.jpg",
+        "https://h/design=new/signal=3/keyword=x/a.jpg?id=5",
+    ],
+)
+def test_folders_named_like_parameters_are_no_secrets(text):
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "AWS_SECRET_ACCESS_KEY=planted/planted+planted",
+        "AccountName=a;AccountKey=planted==",
+        "az://container/a.jpg?sv=1&sig=planted",
+        "/photos/a=1?signature=planted",
+        "https://h/bcdn_token=planted/a.jpg",
+        "https://h/bcdn_token=planted&token_path=%2Fa/a.jpg",
+        "https://h/hdnts=exp~hmac.planted/a.jpg",
+        "https://h/a.jpg?sessionkey=planted",
+        "https://user:planted@h/a.jpg",
+        "{'sessionToken=planted'}",
+        "token=https://h/planted",
+        "s3://key:planted@bucket/a",
+    ],
+)
+def test_secrets_are_masked_wherever_they_stand(text):
+    shown = redact(text)
+    assert "***" in shown
+    assert "planted" not in shown

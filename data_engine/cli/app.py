@@ -37,7 +37,7 @@ err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 OutputArgument = Annotated[str, typer.Argument(metavar="OUTPUT", help="The dataset: a folder or an fsspec URL.")]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. masks.points_per_side=64.")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting, as section.name=value.")
 ]
 
 

@@ -80,7 +80,9 @@ def _bench_cluster(input: str, scratch: str, settings: JobConfig, cluster: str, 
     try:
         counts = [int(number) for number in cluster.split(",")]
     except ValueError:
-        raise UsageError(f"--cluster {cluster!r}: write numbers of workers such as 1,2,4") from None
+        counts = []
+    if not counts or min(counts) < 1:
+        raise UsageError(f"--cluster {cluster!r}: write numbers of workers such as 1,2,4")
     table = Table(box=None, pad_edge=False)
     for column in ("workers", "images/s", "efficiency", "start"):
         table.add_column(column, justify="right")

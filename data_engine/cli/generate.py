@@ -61,6 +61,10 @@ def generate(
     """
     from data_engine.config import load_config
 
+    if not dry_run and (calibrate is not None or price_per_hour is not None):
+        raise UsageError("--calibrate and --price-per-hour go with --dry-run")
+    if price_per_hour is not None and calibrate is None:
+        raise UsageError("--price-per-hour goes with --calibrate: a price needs the time that a sample takes")
     overrides = [f"model.name={json.dumps(model)}"] if model else []
     overrides += [f"run.device={device}"] if device else []
     overrides += [f"run.engine={engine.value}"] if engine else []
@@ -71,8 +75,6 @@ def generate(
             _calibrate(plan, settings, calibrate, price_per_hour)
         out.print("Nothing was written.")
         return
-    if calibrate is not None or price_per_hour is not None:
-        raise UsageError("--calibrate and --price-per-hour go with --dry-run")
     if settings.model.name == "starter":
         err.print(
             "The model is `starter`: small, for trying things out, not for real datasets. "

@@ -13,7 +13,7 @@ from data_engine.errors import DatasetError
 @app.command(
     epilog="Examples:\n\ndata-engine view masks/\n\n"
     "data-engine view masks/ --against masks-sam/ --port 8000\n\n"
-    "ssh -L 8000:localhost:8000 HOST data-engine view s3://bucket/masks --port 8000 --no-browser"
+    "ssh -t -L 8000:localhost:8000 HOST data-engine view s3://bucket/masks --port 8000 --no-browser"
 )
 def view(
     output: OutputArgument,

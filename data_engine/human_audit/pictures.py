@@ -16,7 +16,7 @@ from data_engine.pipeline.plan import read_plan
 from data_engine.storage import join
 from data_engine.viewer.originals import Missing, Originals
 
-_NEEDED = ["position", "shard", "slice", "row", "sha256", "counts", "bbox_x", "bbox_y", "bbox_w", "bbox_h"]
+_NEEDED = ["position", "shard", "slice", "row", "uri", "sha256", "counts", "bbox_x", "bbox_y", "bbox_w", "bbox_h"]
 
 
 def write_pictures(
@@ -37,7 +37,7 @@ def write_pictures(
     rows = sample.masks.select(_NEEDED).sort_by([("shard", "ascending"), ("slice", "ascending"), ("row", "ascending")])
     for row in rows.to_pylist():  # image by image
         number = numbers.get((row["shard"], row["slice"]))
-        data = None if number is None else originals.read(records, number, row["row"], row["sha256"])
+        data = None if number is None else originals.read(records, number, row["row"], row["uri"], row["sha256"])
         if data is not None and not isinstance(data, Missing):
             box = (row["bbox_x"], row["bbox_y"], row["bbox_w"], row["bbox_h"])
             buffer = io.BytesIO()

@@ -50,16 +50,21 @@ def read_sheet(sample: Sample, uri: str, who: str) -> list[Answer]:
         text = read_bytes(uri).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError(f"{uri} is not UTF-8: save it as CSV UTF-8") from None
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
-    missing = [name for name in _REQUIRED if name not in (rows.fieldnames or [])]
-    if missing:
-        raise UsageError(f"{uri} lacks the columns {', '.join(missing)}: fill in the sheet that --export wrote")
-    answers = []
-    for row in rows:
-        where = f"{uri} line {rows.line_num}"
-        cells = {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
-        if cells["verdict"]:
-            answers.append(_answer(sample, cells, who, where))
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
+    answers, line = [], 1
+    try:
+        missing = [name for name in _REQUIRED if name not in (rows.fieldnames or [])]
+        if missing:
+            raise UsageError(f"{uri} lacks the columns {', '.join(missing)}: fill in the sheet that --export wrote")
+        line = rows.line_num + 1
+        for row in rows:
+            where = f"{uri} line {rows.line_num}"
+            cells = {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
+            if cells["verdict"]:
+                answers.append(_answer(sample, cells, who, where))
+            line = rows.line_num + 1
+    except csv.Error as error:  # without it, a quotation mark that is left open would take the rows behind it along
+        raise UsageError(f"{uri} line {line}: {error}; is a quotation mark missing, or one too many?") from None
     return answers
 
 

@@ -14,6 +14,7 @@ from io import BytesIO
 import numpy as np
 from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
+from data_engine.images.pillow_limit import PillowLimit
 from data_engine.images.pixels import to_rgb
 from data_engine.images.settings import InputSettings
 from data_engine.images.shard import ImageError
@@ -21,7 +22,7 @@ from data_engine.images.shard import ImageError
 # What Pillow has to say about odd metadata is of no use in a job's log. Set once: filters are not safe among threads.
 warnings.filterwarnings("ignore", module=r"PIL\..*")
 
-# Opened directly rather than by Image.open, whose own pixel limit is global to the process and cannot be raised.
+# Opened directly rather than by Image.open, whose own pixel limit is global to the process.
 _Opener = Callable[[BytesIO], Image.Image]
 _FORMATS: tuple[tuple[str, tuple[bytes, ...], _Opener], ...] = (
     ("JPEG", (b"\xff\xd8\xff",), JpegImagePlugin.jpeg_factory),
@@ -31,6 +32,7 @@ _FORMATS: tuple[tuple[str, tuple[bytes, ...], _Opener], ...] = (
     ("TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffImagePlugin.TiffImageFile),
     ("WebP", (b"RIFF",), WebPImagePlugin.WebPImageFile),
 )
+_PILLOWS_LIMIT = PillowLimit()
 _EMPTY_TEXTS = ("not identified by this driver", "SyntaxError")
 _OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
     (4, b"ftyp", "HEIF or AVIF"),
@@ -54,7 +56,8 @@ def decode(data: bytes, settings: InputSettings) -> np.ndarray:
     """Encoded bytes -> HxWx3 uint8, of the first frame. Raises ImageError and nothing else."""
     try:
         with _open(data, settings.max_pixels) as image:
-            image.load()
+            with _PILLOWS_LIMIT.lifted_for(image.size):
+                image.load()
             orientation = _orientation(image) if settings.apply_orientation else 1
             pixels = np.ascontiguousarray(_oriented(to_rgb(image), orientation))
         return pixels if pixels.flags.writeable else pixels.copy()
@@ -80,6 +83,8 @@ def is_plain_jpeg(data: bytes) -> bool:
 def peek_size(data: bytes) -> tuple[int, int] | None:
     """(width, height) as stored, from the header alone; None if it cannot be told. Never raises."""
     try:
+        if _opener(data) is WebPImagePlugin.WebPImageFile:
+            return _webp_size(data)
         with _open(data, max_pixels=1 << 62) as image:
             return image.size
     except Exception:
@@ -91,6 +96,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise ImageError("empty", "0 bytes")
     opener = _opener(data)
+    size = None
     if opener is WebPImagePlugin.WebPImageFile:  # it allocates the canvas while it opens
         length = 8 + int.from_bytes(data[4:8], "little")
         if length > len(data):
@@ -98,7 +104,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         size = _webp_size(data)
         if size is not None:
             _check_size(size, max_pixels)
-    image = opener(BytesIO(data))
+    with _PILLOWS_LIMIT.lifted_for(size or (0, 0)):
+        image = opener(BytesIO(data))
     _check_size(image.size, max_pixels)
     return image
 

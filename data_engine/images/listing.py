@@ -21,6 +21,7 @@ from data_engine.images.shard import existing_path, valid_text
 from data_engine.storage import filesystem, is_local, local_path, redact, scheme_of
 
 HIDDEN = "hidden"
+LINKS = "links to folders"
 
 _Entry = tuple[str, "int | None", "str | None"]  # (path or URI, size, version)
 
@@ -51,10 +52,10 @@ def find_files(uri: str, settings: InputSettings) -> Found:
         uri = str(local_path(uri)) + ("/" if uri.endswith("/") else "")
         if _exists(uri):  # a name with brackets or braces in it
             root = uri.rstrip("/") + "/" if Path(uri).is_dir() else uri[: uri.rfind("/") + 1]
-            files: Iterable[_Entry] = _local_files([uri], settings)
+            files: Iterable[_Entry] = _local_files([uri], settings, found.skipped)
         else:
             root = root_of(uri)
-            files = _local_files(_local_matches(uri), settings)
+            files = _local_files(_local_matches(uri), settings, found.skipped)
     else:
         root, files = _remote_files(uri, settings)
     by_uri: dict[str, FoundFile] = {}
@@ -95,8 +96,9 @@ def _exists(path: str) -> bool:
         return False
 
 
-def _local_files(paths: Iterable[str], settings: InputSettings) -> Iterator[_Entry]:
-    """The files among `paths` and in the folders among them. Links to files are followed, links to folders are not."""
+def _local_files(paths: Iterable[str], settings: InputSettings, skipped: Counter[str]) -> Iterator[_Entry]:
+    """The files among `paths` and in the folders among them. Links to files are followed, links to folders in them are
+    not, and counted in `skipped`."""
     for name in paths:
         path = existing_path(Path(name))
         if path.is_dir():
@@ -104,6 +106,8 @@ def _local_files(paths: Iterable[str], settings: InputSettings) -> Iterator[_Ent
                 if not settings.recursive:
                     subfolders.clear()
                 subfolders[:] = [sub for sub in subfolders if not sub.startswith(".")]
+                links = sum(os.path.islink(os.path.join(folder, sub)) for sub in subfolders)  # noqa: PTH114, PTH118
+                skipped.update({LINKS: links} if links else {})
                 for file in files:
                     yield from _local_file(os.path.join(folder, file))  # noqa: PTH118 (millions of them)
         else:

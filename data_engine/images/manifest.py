@@ -37,8 +37,16 @@ def read_manifest(uri: str, settings: InputSettings) -> list[FileEntry]:
         public = unsigned(where)
         if named == written:  # its signature is no part of its name
             named = public[len(folder) :] if relative else public
-        entries.append(FileEntry(ids.claim(redact(valid_text(named))), public, link=signed_link(where)))
+        entries.append(FileEntry(ids.claim(_without_secrets(valid_text(named))), public, link=signed_link(where)))
     return entries
+
+
+def _without_secrets(name: str) -> str:
+    """A name as it is, a link without what may be a secret in it. Folders such as user_key=7 belong to the name."""
+    if "://" in name:
+        return redact(name)
+    path, mark, query = name.partition("?")
+    return path + redact(mark + query)
 
 
 def refused(entry: FileEntry, manifest: str, settings: InputSettings) -> bool:
@@ -116,7 +124,7 @@ def _from_table(text: str, uri: str, delimiter: str, settings: InputSettings) ->
             if len(row) <= max(where, named):
                 raise SourceError(f"{redact(uri)}: row {number:,} has {len(row)} of {len(header)} columns")
             if row[where].strip():
-                yield row[where], row[named]
+                yield row[where], _named(row[named], row[where])
     except csv.Error as error:
         raise SourceError(f"{redact(uri)}: near row {number:,}: {error}") from None
 
@@ -137,7 +145,7 @@ def _from_json_lines(text: str, uri: str, settings: InputSettings) -> Iterator[t
         column = column_of_uris(list(row), uri, settings)
         if column is None or not isinstance(row[column], str):
             raise SourceError(f"line {number:,} of {_no_column(uri, list(row))}")
-        yield row[column], str(row[settings.id_column]) if settings.id_column is not None else row[column]
+        yield row[column], _named(row[settings.id_column or column], row[column])
 
 
 def _from_parquet(uri: str, settings: InputSettings) -> Iterator[tuple[str, str]]:
@@ -153,9 +161,14 @@ def _from_parquet(uri: str, settings: InputSettings) -> Iterator[tuple[str, str]
             for batch in parquet.iter_batches(columns=list(dict.fromkeys(columns)), use_threads=False):
                 for row in batch.to_pylist():
                     if row[column]:
-                        yield row[column], str(row[columns[-1]])
+                        yield row[column], _named(row[columns[-1]], row[column])
         except (pa.ArrowException, OSError) as error:
             raise SourceError(f"{redact(uri)}: damaged ({' '.join(str(error).split())[:200]})") from None
+
+
+def _named(value: object, written: str) -> str:
+    """What an image is called: the value of the column of ids; without one, the entry as written."""
+    return written if value is None or value == "" else str(value)
 
 
 def _no_column(uri: str, names: list[str]) -> str:

@@ -102,8 +102,9 @@ def parquet_shards(
                 with _readable(uri):
                     ids = parquet.read_row_groups(list(shard.row_groups or ()), columns=[settings.id_column])
                 for value in ids.column(0).to_pylist():
-                    owner = id_owner.setdefault(str(value), shard.id)
-                    if value is not None and owner != shard.id:
+                    if value is None or value == "":  # named by file and row
+                        continue
+                    if id_owner.setdefault(str(value), shard.id) != shard.id:
                         raise SourceError(
                             f"{redact(uri)}: {value!r} is in column {settings.id_column!r} of more than one "
                             "shard; leave input.id_column out to name images by file and row"
@@ -155,7 +156,7 @@ def _rows(
             for position in range(len(batch)):
                 data, error = _image(values[position], settings)
                 name = names[position].as_py() if names is not None else None
-                yield row, data, error, None if name is None else valid_text(str(name))
+                yield row, data, error, None if name is None or name == "" else valid_text(str(name))
                 row += 1
         reason = f"its row group has {row:,} rows, {count:,} were announced"
     except (DataEngineError, FileNotFoundError, MemoryError):

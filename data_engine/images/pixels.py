@@ -22,10 +22,18 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode == "LAB":
         image = _lab_to_rgb(image)
     elif image.mode in _WITH_ALPHA or "transparency" in image.info or getattr(image.palette, "mode", "") == "RGBA":
+        _keep_upper_eight(image)
         image = _on_white(image.convert("RGBA"))
     elif image.mode != "RGB":
         image = image.convert("RGB")  # CMYK: Pillow has already undone Adobe's inversion
     return np.asarray(image)
+
+
+def _keep_upper_eight(image: Image.Image) -> None:
+    """Of the transparent colour of a PNG of sixteen bits: Pillow does it with the pixels, and not with this."""
+    colour = image.info.get("transparency")
+    if image.mode == "RGB" and isinstance(colour, tuple) and max(colour) > 255:
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
 
 
 def _on_white(rgba: Image.Image) -> Image.Image:

@@ -11,7 +11,7 @@ from data_engine.errors import SourceError, StorageError
 from data_engine.images.fetch import version
 from data_engine.images.files import read_files
 from data_engine.images.hosts import input_filesystem
-from data_engine.images.listing import Found, FoundFile, find_files
+from data_engine.images.listing import LINKS, Found, FoundFile, find_files
 from data_engine.images.manifest import SUFFIXES as MANIFESTS
 from data_engine.images.manifest import column_of_uris, read_manifest
 from data_engine.images.parquet import image_column, open_parquet, parquet_shards, read_parquet
@@ -55,6 +55,10 @@ def list_shards(uri: str, settings: InputSettings) -> Listing:
     """
     found = find_files(uri, settings)
     warnings: list[str] = []
+    if links := found.skipped[LINKS]:
+        warnings.append(
+            f"{redact(uri)}: links to folders are not followed ({links:,} of them); name the folders themselves"
+        )
     kind = settings.kind if settings.kind != "auto" else _kind_of(uri, found, settings, warnings)
     if kind == "files":
         images = _take(

@@ -25,6 +25,8 @@ from data_engine.viewer.run import ViewedRun
 
 _MOST_AT_ONCE = 500
 _SIDES = (0, 160, 320, 2048)
+# A browser keeps pictures by address, and the next viewer on this port may show another dataset: its token differs.
+_KEPT = {"Cache-Control": "private, max-age=3600", "Vary": "Authorization, Cookie"}
 _decoders = BoundedSemaphore(max(2, (os.cpu_count() or 2)))
 
 Handler = Callable[[Request], Response]
@@ -76,7 +78,7 @@ def routes(runs: Sequence[ViewedRun], pages: Sequence[str] = ()) -> list[BaseRou
             shown = run_of(request).picture(_image_id(request), side, _hint(request))
         if isinstance(shown, Missing):
             return JSONResponse({"error": redact(shown.reason)}, 404)
-        return Response(shown, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+        return Response(shown, media_type="image/jpeg", headers=_KEPT)
 
     return [
         Route("/api/info", answered(info)),

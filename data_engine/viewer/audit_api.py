@@ -169,7 +169,7 @@ def routes(runs: Sequence[ViewedRun]) -> list[BaseRoute]:
 def _store(audit: Callable[[str], Audit], body: bytes) -> dict[str, Any]:
     try:
         given = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UsageError("an answer is a JSON object; this is no JSON") from None
     if not isinstance(given, dict):
         raise UsageError("an answer is a JSON object")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -20,7 +21,7 @@ Status = Literal["all", "masked", "failed"]
 class Query:
     """What is asked of a list. Raises UsageError for a sort or status that there is not."""
 
-    search: str = ""  # words that an id must have, in any case
+    search: str = ""  # words that an id must have, in any case, accents composed or not
     sort: Sort = "dataset"  # "difference": in the number of masks, to the run beside it
     descending: bool = False
     status: Status = "all"
@@ -42,8 +43,11 @@ def ordered(images: SliceIndex, query: Query, other: SliceIndex | None = None) -
     other: the run beside it, for the sort "difference".
     """
     wanted = np.ones(len(images), bool)
-    for word in query.search.split():
-        wanted &= pc.match_substring(images.ids, word, ignore_case=True).to_numpy().astype(bool)
+    ids = images.ids
+    if not query.search.isascii():  # keyboards type é as one character, names from a Mac have two
+        ids = pc.utf8_normalize(ids, form="NFC")
+    for word in unicodedata.normalize("NFC", query.search).split():
+        wanted &= pc.match_substring(ids, word, ignore_case=True).to_numpy().astype(bool)
     if query.status != "all":
         wanted &= pc.is_valid(images.errors).to_numpy().astype(bool) == (query.status == "failed")
     positions = np.flatnonzero(wanted)

@@ -138,8 +138,9 @@ class ViewedRun:
         if kept is not None:
             return kept
         with open_part(self.root, record.images) as file:
-            digest = file.read(columns=["sha256"])["sha256"][row].as_py()
-        data = self.originals.read(index.records, number, row, digest)
+            columns = file.read(columns=["uri", "sha256"])
+        uri, digest = (columns[name][row].as_py() for name in ("uri", "sha256"))
+        data = self.originals.read(index.records, number, row, uri, digest)
         if isinstance(data, Missing):
             return data
         shown = picture(data, self.originals.settings, side)

@@ -104,3 +104,15 @@ def test_files_that_are_no_sheets(sample, tmp_path):
     other.write_text("")
     with pytest.raises(UsageError, match="lacks the columns"):
         read_sheet(sample, str(other), "A")
+
+
+@pytest.mark.parametrize("note", ['"half', '"the ear" is missing', "x" * 200_000], ids=["open", "inside", "endless"])
+def test_a_row_that_is_no_csv_takes_no_other_answers_with_it(sample, tmp_path, note):
+    sheet = tmp_path / "sheet.csv"
+    export_sheet(sample, str(sheet))
+    fill(sheet, {number: {"verdict": "a", "note": f"note {number}"} for number in range(10)})
+    before = sheet.read_text(encoding="utf-8-sig").splitlines()
+    line = next(number for number, text in enumerate(before, 1) if "note 5" in text)
+    sheet.write_text(sheet.read_text(encoding="utf-8-sig").replace("note 5", note), encoding="utf-8")
+    with pytest.raises(UsageError, match=rf"sheet.csv line {line}: .*quotation mark"):
+        read_sheet(sample, str(sheet), "A")

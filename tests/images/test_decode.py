@@ -142,6 +142,22 @@ def test_one_transparent_colour() -> None:
     assert decode(data, SETTINGS)[0, :, 0].tolist() == [0, 255, 0x12]
 
 
+def test_a_transparent_colour_of_sixteen_bits() -> None:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    pixels = np.array(
+        [[0x1234, 0x5678, 0x9ABC], [0x3434, 0x7878, 0xBCBC]], ">u2"
+    )  # the second has the first's lower bytes
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
+    data += (
+        chunk(b"tRNS", pixels[0].tobytes())
+        + chunk(b"IDAT", zlib.compress(b"\0" + pixels.tobytes()))
+        + chunk(b"IEND", b"")
+    )
+    assert decode(data, SETTINGS).tolist() == [[[255, 255, 255], [0x34, 0x78, 0xBC]]]
+
+
 def test_cmyk() -> None:
     inks = np.zeros((16, 64, 4), np.uint8)
     inks[:, 16:32, 0] = 255  # cyan

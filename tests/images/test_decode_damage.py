@@ -13,6 +13,7 @@ from encoded import encode, picture, tried
 from PIL import Image, ImageFile
 
 from data_engine.images.decode import decode, peek_size
+from data_engine.images.pillow_limit import PillowLimit
 from data_engine.images.settings import InputSettings
 from data_engine.images.shard import ImageError
 
@@ -166,18 +167,42 @@ def test_bombs_are_refused_before_anything_is_allocated(data: bytes) -> None:
     assert peak < 1 << 20
 
 
-def test_the_pixel_limit_is_the_setting_and_not_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = encode(RGB)
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_the_pixel_limit_is_the_setting_and_not_pillows(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(RGB, format)
+    shown = decode(data, SETTINGS)
     assert error_of(data, InputSettings(max_pixels=RGB.shape[0] * RGB.shape[1] - 1)).type == "too_many_pixels"
     assert decode(data, InputSettings(max_pixels=RGB.shape[0] * RGB.shape[1])).shape == RGB.shape
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    assert np.array_equal(decode(data, SETTINGS), RGB)
+    assert np.array_equal(decode(data, SETTINGS), shown)
+    assert Image.MAX_IMAGE_PIXELS == 10  # for whatever else opens images in this process
+
+
+def test_pillows_limit_is_back_when_the_last_large_image_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    limit = PillowLimit()
+    with limit.lifted_for((2, 5)):
+        assert Image.MAX_IMAGE_PIXELS == 10
+    first, second = limit.lifted_for((2, 6)), limit.lifted_for((2, 6))
+    first.__enter__()
+    with second, limit.lifted_for((1, 1)):
+        first.__exit__(None, None, None)
+        assert Image.MAX_IMAGE_PIXELS is None
+    assert Image.MAX_IMAGE_PIXELS == 10
+    with pytest.raises(ZeroDivisionError), limit.lifted_for((2, 6)):
+        raise ZeroDivisionError
+    assert Image.MAX_IMAGE_PIXELS == 10
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
 def test_peek_size(format: str) -> None:
     assert peek_size(encode(picture(37, 11), format)) == (37, 11)
     assert peek_size(encode(picture(37, 11), format)[:20]) is None
+
+
+@pytest.mark.parametrize("data", [png_header(20_000, 20_000), webp_header(20_000, 20_000)], ids=["png", "webp"])
+def test_peek_size_of_what_is_too_large(data: bytes) -> None:
+    assert peek_size(data) == (20_000, 20_000)
 
 
 def test_image_error_can_be_pickled() -> None:

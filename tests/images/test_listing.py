@@ -226,6 +226,20 @@ def test_links_pipes_and_unreadable_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "in" / "pipe.png")  # opening it would wait for ever
     images = outcome(read_all(tmp_path / "in"))
     assert images == {"link.png": b"far", "dangling.png": "unreadable"}
+    listing = list_shards(str(tmp_path / "in"), SETTINGS)
+    assert listing.skipped == {"links to folders": 1}
+    assert "links to folders are not followed (1 of them)" in listing.warnings[0]
+
+
+def test_a_folder_of_links_to_folders_says_so(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "a.png").write_bytes(b"a")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "year").symlink_to(tmp_path / "far")
+    with pytest.raises(SourceError, match="1 files are links to folders"):
+        list_shards(str(tmp_path / "in"), SETTINGS)
+    (tmp_path / "itself").symlink_to(tmp_path / "far")
+    assert outcome(read_all(tmp_path / "itself")) == {"a.png": b"a"}
 
 
 def test_faults_of_this_machine_are_not_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

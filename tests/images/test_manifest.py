@@ -76,6 +76,14 @@ def test_parquet(folder: Path) -> None:
         read_all(folder / "n.parquet")
 
 
+def test_an_entry_without_an_id_is_called_as_it_is_written(folder: Path) -> None:
+    (folder / "m.jsonl").write_text('{"url": "a.png", "id": null}\n{"url": "b.png", "id": ""}\n')
+    (folder / "m.csv").write_text("url,id\na.png,\nb.png,\n")
+    pq.write_table(pa.table({"url": ["a.png", "b.png"], "id": pa.array([None, ""])}), folder / "m.parquet")
+    for name in ("m.jsonl", "m.csv", "m.parquet"):
+        assert list(outcome(read_all(folder / name, InputSettings(id_column="id")))) == ["a.png", "b.png"]
+
+
 @pytest.mark.parametrize(
     ("name", "data", "says"),
     [
@@ -141,6 +149,17 @@ def test_signatures_stay_out_of_the_dataset(tmp_path: Path) -> None:
     assert shard.files[0].image_id == shard.files[0].uri
     (image,) = read_shard(shard, InputSettings())
     assert "planted" not in f"{image.image_id} {image.uri} {image.error}"
+
+
+def test_folders_named_like_parameters_are_part_of_the_name(folder: Path) -> None:
+    names = ["design=new/a.png", "design=new/b.png", "user_key=7/a.png", "signal=3.png"]
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    (folder / "list.txt").write_text("\r\n".join(names))
+    images = read_all(folder / "list.txt")
+    assert outcome(images) == {name: name.encode() for name in names}
+    assert [image.uri for image in images] == [str(folder / name) for name in names]
 
 
 def test_manifests_that_name_an_image_twice_between_them(folder: Path) -> None:

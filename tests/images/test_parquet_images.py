@@ -82,6 +82,9 @@ def test_ids_from_a_column(tmp_path: Path) -> None:
     assert [image.image_id for image in named] == ["a", "b", "a#2", "a.parquet/3", "caf\u00e9"]
     (shard,) = list_shards(uri, InputSettings(id_column="name")).shards
     assert list(read_shard(shard, InputSettings(id_column="name"), start=2)) == named[2:]
+    nameless = write(tmp_path / "b.parquet", {"image": IMAGES[:4], "name": ["", "", "", "d"]}, rows=2)
+    ids = [image.image_id for image in read_all(nameless, InputSettings(id_column="name", images_per_shard=2))]
+    assert ids == ["b.parquet/0", "b.parquet/1", "b.parquet/2", "d"]
     for wrong in ("nope", "image"):
         with pytest.raises(SourceError, match=wrong):
             list_shards(uri, InputSettings(id_column=wrong))

@@ -58,7 +58,8 @@ def errors() -> list[str]:
 
 
 @pytest.fixture
-def page(browser: Any, errors: list[str]) -> Iterator[Any]:
+def page(browser: Any, server: Served, errors: list[str]) -> Iterator[Any]:
+    """Closed before the server is, so that nothing it still asks for counts as an error."""
     context = browser.new_context(viewport={"width": 1100, "height": 720})
     opened = context.new_page()
     opened.set_default_timeout(20_000)
@@ -123,6 +124,35 @@ def test_three_masks_by_keyboard_then_it_goes_on_where_it_stopped(page, server, 
     assert (second.reason, second.note) == ("part_missing", "aura is missing")
     assert 0.4 <= first.seconds < 10
     assert len(list((Path(sample.root) / "_audits/first/answers").iterdir())) == 3
+
+
+def test_the_space_bar_presses_the_button_that_has_the_focus(page, server, sample):
+    page.goto(server.address.replace("/?", "/audit?"))
+    page.fill("#who", "A")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")  # Begin
+    shown(page, 0)
+    page.focus("[data-verdict=reject]")
+    page.keyboard.press("Space")
+    shown(page, 1)
+    assert [answer.verdict for answer in own(sample, "A").values()] == ["reject"]
+    page.click("#toggle-fill")  # the mouse leaves the space bar to the mask
+    page.keyboard.press("Space")
+    assert "bare" in page.get_attribute("#stage", "class")
+
+
+def test_who_does_not_say_who_judges_can_still_do_so(page, server, sample):
+    page.goto(server.address.replace("/?", "/audit?"))
+    page.wait_for_selector("#ask[open]")
+    for _ in range(2):  # browsers may ignore the first, and never the second
+        page.keyboard.press("Escape")
+    page.wait_for_selector("#ask:not([open])", state="attached")
+    assert "Nobody judges yet" in page.inner_text("#stage")
+    page.click("#person")
+    page.fill("#who", "A")
+    page.keyboard.press("Enter")
+    shown(page, 0)
+    assert page.inner_text("#person") == "A"
 
 
 def test_back_judges_again_and_the_end_shows_the_estimate(page, server, sample):
@@ -224,6 +254,24 @@ def test_a_verdict_that_cannot_be_stored_stays_on_the_page(page, server, sample,
     assert len(own(sample, "A")) == 1
 
 
+def test_a_mask_that_did_not_come_is_not_judged(page, server, sample, errors):
+    page.route("**/api/audit/mask?*position=1", lambda route: route.abort())
+    begin(page, server, "A")
+    page.keyboard.press("a")
+    page.wait_for_selector("#stage .notice:has-text('not there any more')")
+    page.keyboard.press("a")
+    page.keyboard.press("w")
+    page.wait_for_timeout(300)
+    assert list(own(sample, "A")) == sample.keys[:1]
+    page.unroute("**/api/audit/mask?*position=1")
+    page.reload()
+    shown(page, 1)
+    page.keyboard.press("r")
+    shown(page, 2)
+    assert list(own(sample, "A")) == sample.keys[:2]
+    errors[:] = [error for error in errors if "ERR_FAILED" not in error]
+
+
 def test_without_an_audit_the_page_says_how_to_draw_one(page, server):
     page.goto(server.address.replace("/?", "/audit?"))
     page.wait_for_selector(".notice:not([hidden])")
@@ -258,6 +306,7 @@ def test_nothing_that_could_sway_is_told(server, sample):
         ({"note": "\ud800"}, 400, "half of a character"),
         ({"note": "x" * 70_000}, 413, "at most 65,536 bytes"),
         (b"{", 400, "no JSON"),
+        (b"[" * 60_000, 400, "no JSON"),
         (b"[]", 400, "a JSON object"),
     ],
 )

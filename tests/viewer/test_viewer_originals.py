@@ -72,14 +72,29 @@ def test_every_original_is_found_alone_in_any_order(kind, photos, tmp_path):
         for i in order:
             assert run.picture(listed.ids[names[i]].as_py(), 0)[:2] == b"\xff\xd8"
             number, row = run.index.locate(names[i])
-            assert run.originals.read(run.index.records, number, row, _digest(run, number, row)) == files[i]
+            assert run.originals.read(run.index.records, number, row, *_facts(run, number, row)) == files[i]
 
 
-def _digest(run: ViewedRun, number: int, row: int) -> bytes:
+def _facts(run: ViewedRun, number: int, row: int) -> tuple[str, bytes]:
+    """The URI and the sha256 of an image."""
     from data_engine.viewer.index import open_part
 
     with open_part(run.root, run.index.records[number].images) as file:
-        return file.read(columns=["sha256"])["sha256"][row].as_py()
+        (found,) = file.read(columns=["uri", "sha256"]).slice(row, 1).to_pylist()
+    return found["uri"], found["sha256"]
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "parquet"])
+def test_originals_of_a_replay_of_a_part_of_the_images(kind, photos, tmp_path):
+    """Its images have other numbers than in the tar or the Parquet file."""
+    build(tmp_path / "out", make_input(kind, tmp_path, photos), one_mask, per_commit=3, kept=(1, 3, 6))
+    files = [path.read_bytes() for path in sorted(photos.iterdir())]
+    for order in (range(3), (2, 0, 1)):
+        run = ViewedRun(str(tmp_path / "out"))
+        for i in order:
+            number, row = run.index.locate(i)
+            found = run.originals.read(run.index.records, number, row, *_facts(run, number, row))
+            assert found == files[(1, 3, 6)[i]]
 
 
 def test_a_tar_is_entered_where_the_image_is(tmp_path, monkeypatch):

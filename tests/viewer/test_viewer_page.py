@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco
 from viewer.chromium import WatchedPage, chromium
 from viewer.viewed import build, known_masks, served, write_photos
@@ -191,6 +192,25 @@ def test_huge_images_are_drawn_at_every_second_pixel(opened):
     assert 1000 < sum(expected) < 3000
 
 
+@pytest.mark.parametrize(("height", "width"), [(50, 66_000), (66_000, 50)])
+def test_images_longer_than_a_canvas_are_drawn(opened, height, width):
+    mask = np.ones((height, width), np.uint8, order="F")
+    mask[:, : width // 2] = 0
+    drawn = opened().evaluate(
+        """async ([counts, height, width]) => {
+          const { Overlay } = await import("/static/overlay.js");
+          const overlay = new Overlay(document.createElement("div"));
+          const box = { bbox_x: [0], bbox_y: [0], bbox_w: [width], bbox_h: [height] };
+          overlay.load({ height, width, masks: { counts: [counts], ...box } });
+          overlay.show([0], () => [10, 20, 30], 1);
+          const { data } = overlay.fill.getContext("2d").getImageData(0, 0, overlay.fill.width, overlay.fill.height);
+          return [data[3], data[data.length - 1]];
+        }""",
+        [coco.encode(mask)["counts"].decode(), height, width],
+    )
+    assert drawn == [0, 255]
+
+
 def test_sliders_filter_at_once(opened, folder):
     page = opened("image=astronaut.jpg")
     image = MaskDataset(str(folder / "out"))["astronaut.jpg"]
@@ -366,6 +386,32 @@ def test_a_list_of_millions_shows_any_row(opened):
     assert seen == [["true", True, True]] * 7
 
 
+def test_rows_that_did_not_come_are_asked_for_again(opened):
+    rows = opened().evaluate(
+        """async () => {
+          const { ImageList } = await import("/static/image_list.js");
+          const answer = (offset) => ({ total: 250, offset, rank: null, ...Object.fromEntries(
+            ["position", "id", "error", "width", "height", "masks", "predicted_iou", "stability", "area"]
+              .map((name) => [name, [...Array(100).keys()].map((i) => offset + i)])) });
+          let failing = false;
+          window.fetch = async (path) => {
+            if (failing) throw new TypeError("connection lost");
+            return new Response(JSON.stringify(answer(Number(new URLSearchParams(path.split("?")[1]).get("offset")))));
+          };
+          const list = new ImageList();
+          await list.open({});
+          failing = true;
+          const lost = list.get(120);
+          await new Promise((done) => list.addEventListener("failed", () => setTimeout(done)));
+          failing = false;
+          const waiting = list.get(120);
+          await new Promise((done) => list.addEventListener("rows", done));
+          return [lost, waiting, list.get(120).id];
+        }"""
+    )
+    assert rows == [None, None, 120]
+
+
 def test_two_runs_side_by_side(browser, folder):
     with served(folder / "out", folder / "other") as server:
         watched = WatchedPage(browser, f"{server.address}&image=astronaut.jpg&mask=2")
@@ -400,3 +446,28 @@ def test_a_growing_dataset_shows_what_comes(browser, tmp_path):
         assert page.is_hidden("#refresh")
         assert json.loads(page.evaluate("fetch('/api/info').then((a) => a.text())"))["runs"][0]["images"] == 7
         page.close()
+
+
+def test_another_dataset_on_the_same_port_shows_its_own_pictures(browser, tmp_path):
+    """As after `data-engine view a --port 8000` and then `view b --port 8000`, in a browser that keeps pictures."""
+    middle = """async () => {
+      const image = document.querySelector(".picture");
+      await image.decode();
+      const context = document.createElement("canvas").getContext("2d");
+      context.drawImage(image, 0, 0);
+      return [...context.getImageData(30, 20, 1, 1).data.slice(0, 3)];
+    }"""
+    context = browser.new_context()
+    page, port, seen = context.new_page(), 0, []
+    for name, colour in (("red", (250, 10, 10)), ("blue", (10, 10, 250))):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (60, 40), colour).save(tmp_path / name / "one.jpg", quality=95)
+        build(tmp_path / f"masks-{name}", str(tmp_path / name))
+        with served(tmp_path / f"masks-{name}", port=port, token=f"the-token-of-{name}") as server:
+            port = server.port
+            page.goto(server.address)
+            page.wait_for_selector("body[data-ready]")
+            page.wait_for_selector(".picture[src]")
+            seen.append(page.evaluate(middle))
+    context.close()
+    assert [np.argmax(pixel) for pixel in seen] == [0, 2]

@@ -6,13 +6,15 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from viewer.viewed import build, known_masks, write_photos
 
 from data_engine.dataset.reader import MaskDataset
 from data_engine.errors import DataEngineError, UsageError
 from data_engine.viewer.byte_cache import ByteCache
-from data_engine.viewer.order import Query
+from data_engine.viewer.index import SliceIndex
+from data_engine.viewer.order import Query, ordered
 from data_engine.viewer.run import ViewedRun
 
 
@@ -76,6 +78,15 @@ def test_searches_and_states(dataset):
     assert listed(run, status="masked", sort="id")["id"] == sorted(ids)[:-1]
     with pytest.raises(UsageError, match="sort='size'"):
         Query(sort="size")
+
+
+def test_accents_are_found_however_they_are_written():
+    composed, taken_apart = "caf\u00e9.jpg", "cafe\u0301.jpg"  # as from a keyboard, as on a Mac's disk
+    numbers = np.zeros(3, np.int64)
+    ids = pa.chunked_array([["a.jpg", composed, taken_apart]])
+    images = SliceIndex(ids, pa.chunked_array([[None] * 3], pa.string()), *[numbers] * 6)
+    for search in (composed, taken_apart, "CAF\u00c9"):
+        assert ordered(images, Query(search=search)).tolist() == [1, 2]
 
 
 def test_pages_and_the_place_of_an_image(dataset):

@@ -6,7 +6,7 @@ import hashlib
 import io
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,43 +78,50 @@ def build(
     per_commit: int = 3,
     shards: int | None = None,
     overrides: tuple[str, ...] = (),
+    kept: Collection[int] | None = None,
 ) -> None:
     """A dataset with the masks of `maker`; the first scores rise from 0.5, those of the stability fall from 1.
 
-    shards: only so many are committed, and the dataset is not complete.
+    shards: only so many are committed, and the dataset is not complete. kept: as of a replay, only these images of each
+    shard are in it.
     """
     config = load_config("quickstart", list(overrides))
-    plan = write_plan(str(root), make_plan(input_uri, config))
+    replayed_from = None if kept is None else {"keep_rejects": 0.5}
+    plan = write_plan(str(root), replace(make_plan(input_uri, config), replayed_from=replayed_from))
     records = []
     number = 0
     for planned in plan.shards[:shards]:
         images = list(read_shard(planned.shard, config.input))
+        first = 0
         for start in range(0, len(images), per_commit):
             writer = SliceWriter(plan.metadata())
             failed = masks_in_slice = 0
-            for image in images[start : start + per_commit]:
+            wanted = [image for image in images[start : start + per_commit] if kept is None or image.index in kept]
+            for image in wanted:
                 row, columns = _rows(image, planned.id, number, maker, config.input)
                 writer.add(row, columns)
                 failed += columns is None
                 masks_in_slice += row["n_masks"]
                 number += 1
             files = writer.finish()
-            count = len(images[start : start + per_commit])
+            count = len(wanted)
+            last = images[start : start + per_commit][-1]
             records.append(
                 CommitRecord(
                     fingerprint=plan.fingerprint,
                     shard=planned.id,
                     slice=start // per_commit,
-                    first_image=start,
-                    final=start + count == len(images),
+                    first_image=first,
+                    final=last is images[-1],
                     images=_write(root, "images", f"{planned.id}-{start}", files[0]),
                     masks=_write(root, "masks", f"{planned.id}-{start}", files[1]),
                     totals=Totals(images=count, failed=failed, masks=masks_in_slice, candidates=masks_in_slice),
                     owner="o" * 32,
                     attempt="1",
-                    next_offset=images[start + count - 1].next_offset,
+                    next_offset=last.next_offset,
                 )
             )
+            first += count
             path = root / records[-1].file
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(records[-1].to_json())
@@ -190,26 +197,27 @@ def _write(root: Path, folder: str, name: str, file) -> Part:
 @dataclass(frozen=True)
 class Served:
     port: int
+    token: str = TOKEN
 
     @property
     def address(self) -> str:
         """With its token, as the command prints it."""
-        return f"http://127.0.0.1:{self.port}/?token={TOKEN}"
+        return f"http://127.0.0.1:{self.port}/?token={self.token}"
 
 
 @contextmanager
-def served(*roots: Path) -> Iterator[Served]:
-    """The viewer over one or two datasets, on a free port."""
-    listener = bind(0)
+def served(*roots: Path, port: int = 0, token: str = TOKEN) -> Iterator[Served]:
+    """The viewer over one or two datasets, on a free port where none is given."""
+    listener = bind(port)
     port = listener.getsockname()[1]
-    app = create_app([ViewedRun(str(root)) for root in roots], TOKEN, port, once="once")
+    app = create_app([ViewedRun(str(root)) for root in roots], token, port, once="once")
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.01)
     try:
-        yield Served(port)
+        yield Served(port, token)
     finally:
         server.should_exit = True
         thread.join(5)

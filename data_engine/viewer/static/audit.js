@@ -12,7 +12,7 @@ const LINE = 2; // CSS pixels
 const $ = (id) => document.getElementById(id);
 const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 
-const state = { name: null, who: null, masks: 0, answers: new Map(), position: 0, busy: true, whole: false, drawn: null };
+const state = { name: null, who: null, masks: 0, answers: new Map(), position: 0, mask: null, busy: true, whole: false, drawn: null };
 const ahead = new Map(); // position -> promise of its mask, with its picture on the way
 const watch = new Watch(document);
 const stage = new Stage($("stage"), { label: "The mask on its image", view: drawSoon });
@@ -51,10 +51,12 @@ async function show(position) {
     await loaded;
     stage.root.dataset.position = position; // of the mask that is completely there
   } catch (error) {
-    problem(error.message);
+    state.mask = null; // nothing is judged that nobody has seen
+    stage.clear(error.message);
   }
   state.busy = false;
   $("panel").classList.remove("busy");
+  if (!state.mask) return;
   watch.start();
   const next = following(position);
   if (next !== null) maskAt(next).catch(() => {});
@@ -62,6 +64,7 @@ async function show(position) {
 
 /** The window around the mask, or all of the image. */
 function look() {
+  if (!state.mask) return;
   $("toggle-whole").setAttribute("aria-pressed", state.whole);
   if (state.whole) {
     stage.fit();
@@ -120,7 +123,7 @@ function following(position) {
 }
 
 async function judge(verdict, reason = null) {
-  if (state.busy || $("panel").hidden || $("ask").open) return;
+  if (state.busy || !state.mask || $("panel").hidden || $("ask").open) return;
   state.busy = true;
   const { name, who, position } = state;
   const note = $("note").value;
@@ -173,7 +176,12 @@ function toggle(name, button) {
 function askWho() {
   return new Promise((resolve) => {
     $("who").value = state.who ?? "";
-    $("ask").oncancel = (event) => state.who || event.preventDefault();
+    $("ask").onclose = () => {
+      if (state.who) return;
+      $("person").textContent = "Say who judges";
+      $("person").hidden = false;
+      stage.clear("Nobody judges yet.");
+    };
     $("ask-form").onsubmit = (event) => {
       event.preventDefault();
       const name = $("who").value.trim().replace(/\s+/g, " ");
@@ -255,7 +263,7 @@ function listenToAll() {
     await run(begin);
   };
   $("names").onchange = () => location.assign(`/audit?${new URLSearchParams({ name: $("names").value })}`);
-  new ResizeObserver(() => stage.image && state.mask && look()).observe(stage.root);
+  new ResizeObserver(() => stage.image && look()).observe(stage.root);
 }
 
 function whole() {

@@ -51,6 +51,7 @@ export class ImageList extends EventTarget {
     const { signal } = this.aborter;
     const answer = await this.#ask({ ...this.query, offset: page * PAGE, limit: PAGE }, signal);
     if (answer) this.#keep(answer);
+    else if (!signal.aborted) this.pages.delete(page); // asked for again when its rows are next in sight
   }
 
   #keep(answer) {

@@ -18,8 +18,9 @@ export function listen(table, silent, help, list) {
     list.append(term, meaning);
   }
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     const { target } = event;
+    if (event.key === " " && target.matches("button")) return; // it presses the button that has the focus
     if (target.matches("input:not([type=range]), textarea")) {
       if (event.key === "Escape") target.blur();
       return;

@@ -6,6 +6,7 @@
 import { decode } from "./rle.js";
 
 const MOST_PIXELS = 24e6; // of a canvas; larger images are drawn at every second, third, ... pixel
+const LONGEST = 32_767; // pixels of a canvas's side: browsers draw nothing on longer ones
 const EDGE = [255, 255, 255];
 
 export class Overlay {
@@ -35,7 +36,7 @@ export class Overlay {
     if (!height || !width) return;
     this.height = height;
     this.width = width;
-    this.step = Math.max(1, Math.ceil(Math.sqrt((height * width) / MOST_PIXELS)));
+    this.step = Math.max(1, Math.ceil(Math.sqrt((height * width) / MOST_PIXELS)), Math.ceil(Math.max(height, width) / LONGEST));
     const rows = Math.ceil(height / this.step);
     const columns = Math.ceil(width / this.step);
     for (const each of [this.fill, this.edge]) this.#size(each, rows, columns);

@@ -24,7 +24,7 @@ export class Stage {
     this.root = root;
     this.parts = parts;
     root.classList.add("stage");
-    root.setAttribute("role", "group");
+    if (root.localName !== "main") root.setAttribute("role", "group");
     root.setAttribute("aria-label", parts.label);
     this.sheet = element("div", "sheet", root);
     this.img = element("img", "picture", this.sheet);
