@@ -58,9 +58,7 @@ lock: $(READY)  ## Renew constraints.txt: the newest versions that go together, 
 		sed '1i # The locked environment of `make setup`, for every supported Python. Made by `make lock`.' > constraints.new
 	mv constraints.new constraints.txt
 
-starter: $(READY)  ## Train the starter model again, from its recipe: at a small input, then at its own.
-	$(BIN)/python -m data_engine.train --config configs/starter_small_input.yaml --output starter-output/small-input
-	$(BIN)/python -m data_engine.train.export starter-output/small-input starter-output/small-input/starter
+starter: $(READY)  ## Train the starter model again, from its recipe.
 	$(BIN)/python -m data_engine.train --config configs/starter.yaml --output starter-output
 
 clean:  ## Remove what make made.

@@ -123,7 +123,7 @@ def test_a_run_without_a_checkpoint_cannot_be_exported(tmp_path):
         export(tmp_path, tmp_path / "starter")
 
 
-@pytest.mark.parametrize("name", ["starter_small_input", "starter"])
+@pytest.mark.parametrize("name", ["starter", "starter_large_input"])
 def test_the_shipped_recipes_load(name):
     config = load_config(Path(__file__).parents[2] / "configs" / f"{name}.yaml")
     assert replace(config.architecture) == config.architecture

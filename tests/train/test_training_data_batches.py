@@ -78,7 +78,7 @@ def test_a_batch_can_be_learnt(model, batch, prompts):
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_the_recipe_for_a_gpu_has_the_starters_architecture(tmp_path):
+def test_the_recipe_for_a_gpu_has_the_architecture_of_the_starters_second_stage(tmp_path):
     root = Path(__file__).parents[2]
     spec = importlib.util.spec_from_file_location("train_starter_gpu", root / "benchmarks/train_starter_gpu.py")
     assert spec is not None
@@ -88,7 +88,7 @@ def test_the_recipe_for_a_gpu_has_the_starters_architecture(tmp_path):
     spec.loader.exec_module(module)
     settings = module.Settings.read(root / "configs/starter_gpu.yaml", seconds=60.0)
     assert settings.seconds == 60
-    starter = yaml.safe_load((root / "configs/starter.yaml").read_text())
+    starter = yaml.safe_load((root / "configs/starter_large_input.yaml").read_text())
     assert settings.architecture == starter["architecture"]
     done = subprocess.run(
         ["bash", "benchmarks/train_starter_gpu.sh", "--dry-run"],
