@@ -17,12 +17,15 @@ from processes import processes
 
 
 def is_driver(command: Sequence[str]) -> bool:
-    """A Python that runs jobs/generate.py or `data-engine generate`; not the shell that started it."""
+    """A Python that runs jobs/generate.py, jobs/loop.py or the command itself; not the shell that started it.
+
+    `ray job submit --working-dir jobs` runs the files without their folder.
+    """
     if not command or "python" not in command[0].rpartition("/")[2]:
         return False
     script = next((part for part in command[1:] if not part.startswith("-")), "")
     name = script.rpartition("/")[2]
-    return script.endswith("jobs/generate.py") or (name == "data-engine" and "generate" in command)
+    return name in {"generate.py", "loop.py"} or (name == "data-engine" and bool({"generate", "loop"} & set(command)))
 
 
 def drivers() -> list[int]:

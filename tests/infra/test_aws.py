@@ -72,6 +72,20 @@ def test_what_the_nodes_run_is_copied_to_them() -> None:
     assert "constraints.txt dist/" in recipe
 
 
+def test_ray_up_brings_new_code_of_the_same_version() -> None:
+    """pip leaves an installed wheel of the same version alone: the head would run older code than new workers."""
+    installs = [command for command in CLUSTER["setup_commands"] if ".whl" in command]
+    assert {"--force-reinstall", "--no-deps"} <= set(installs[-1].split())
+    assert all("ls -t " in command and "head -n 1" in command for command in installs)  # rsync deletes nothing
+
+
+def test_the_recipe_names_the_files_that_have_something_to_replace() -> None:
+    (sentence,) = re.findall(r"^Replace .*", (AWS / "README.md").read_text(), re.MULTILINE)
+    for file in [*AWS.glob("*.json"), AWS / "cluster.yaml"]:
+        holds = re.search(r"\b(BUCKET|ACCOUNT)\b", re.sub(r"#.*", "", file.read_text()))
+        assert (f"`{file.name}`" in sentence) == bool(holds)
+
+
 def test_every_node_has_the_role_that_the_recipe_makes() -> None:
     recipe = (AWS / "README.md").read_text()
     for node in NODES.values():

@@ -50,6 +50,15 @@ def test_the_user_is_not_root_and_is_the_one_of_the_pods(path: Path) -> None:
     assert any("useradd" in rest and "--uid 1000" in rest for name, rest in instructions(path) if name == "RUN")
 
 
+def test_gpu_workers_have_what_triton_builds_with() -> None:
+    """Without a compiler every worker takes the slower way, with no more than a warning in its log."""
+    (install,) = [rest for _, rest in instructions(INFRA / "docker" / "Dockerfile.gpu") if "apt-get install" in rest]
+    assert {"gcc", "libc6-dev"} <= set(install.split())
+    cluster = read_document(INFRA / "aws" / "cluster.yaml")
+    (install,) = [command for command in cluster["setup_commands"] if "apt-get" in command]
+    assert {"gcc", "libc6-dev", "python3-dev"} <= set(re.split(r"[\s()]+", install))
+
+
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
 def test_versions_are_pinned(path: Path) -> None:
     (base,) = [rest for name, rest in instructions(path) if name == "FROM"]

@@ -106,6 +106,12 @@ def test_the_head_only_drives_and_workers_have_gpus_on_spot() -> None:
             assert container["resources"]["requests"]["nvidia.com/gpu"] == "1"
 
 
+def test_nothing_that_saves_nodes_moves_the_head() -> None:
+    annotations = SPEC["headGroupSpec"]["template"]["metadata"]["annotations"]
+    assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+    assert annotations["karpenter.sh/do-not-disrupt"] == "true"  # Karpenter heeds no other, and consolidates by default
+
+
 def test_the_drain_ends_before_the_grace_period() -> None:
     for pod in PODS:
         (container,) = pod["containers"]

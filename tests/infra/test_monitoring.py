@@ -49,6 +49,12 @@ def test_the_labels_exist(query: str) -> None:
     assert query.count("{") == query.count("}")
 
 
+def test_no_failure_is_a_share_of_zero() -> None:
+    """The counter of failed images is not there before the first: without a default the panel says "No data"."""
+    (share,) = [query for query in QUERIES if 'status="failed"' in query]
+    assert "or vector(0)" in share.partition(" / ")[0]
+
+
 def test_the_dashboard_has_what_grafana_needs_to_import_it() -> None:
     assert DASHBOARD["id"] is None  # Grafana gives it one
     assert {"title", "uid", "schemaVersion", "version", "time", "templating", "panels"} <= DASHBOARD.keys()

@@ -41,6 +41,9 @@ def test_the_node_id_is_read_from_the_raylet(tmp_path: Path) -> None:
     [
         (["/opt/venv/bin/python", "/opt/data-engine/jobs/generate.py", "in", "out"], True),
         (["python3", "-u", "jobs/generate.py", "in", "out"], True),
+        (["python", "generate.py", "in", "out"], True),  # with --working-dir jobs
+        (["python", "loop.py", "in", "out"], True),
+        (["/opt/venv/bin/python", "/opt/venv/bin/data-engine", "loop", "in", "out"], True),
         (["/opt/venv/bin/python", "/opt/venv/bin/data-engine", "generate", "in", "out"], True),
         (["/bin/bash", "-c", "python jobs/generate.py in out"], False),
         (["/opt/venv/bin/python", "/opt/venv/bin/data-engine", "status", "out"], False),

@@ -7,6 +7,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,9 +17,9 @@ from infra_files import INFRA
 SCRIPT = INFRA / "slurm" / "data-engine.sbatch"
 STAND_INS = {
     # runs the command behind its own options, as srun does on each node
-    "srun": 'echo "$@" >"$STATE/srun"; while [ "$1" != ray ]; do shift; done; "$@"',
-    # runs what stands behind --, as symmetric-run does on the head
-    "ray": 'echo "$@" >"$STATE/ray"; while [ "$1" != -- ]; do shift; done; shift; "$@"',
+    "srun": 'echo "$@" >"$STATE/srun"; while [ "$1" != ray ]; do shift; done; "$@"; exit "${OTHER_NODE:-$?}"',
+    # runs what stands behind --, as symmetric-run does on the head; where Ray does not start there, its exit code is 0
+    "ray": 'echo "$@" >"$STATE/ray"; [ -z "${NO_RAY:-}" ] || exit 0; while [ "$1" != -- ]; do shift; done; shift; "$@"',
     "scontrol": 'echo "$@" >>"$STATE/scontrol"',
     "data-engine": 'printf "%s\\n" "$@" >"$STATE/arguments"; env >"$STATE/environment"\n'
     'stat -c %a "$RAY_AUTH_TOKEN_PATH" >"$STATE/token_mode"; cat "$RAY_AUTH_TOKEN_PATH" >"$STATE/token"\n'
@@ -66,6 +67,7 @@ def test_the_job_runs_with_its_arguments_on_the_cluster_it_made(cluster: dict[st
     assert "RAY_ADDRESS=10.0.0.1:6379" in environment
     assert "RAY_AUTH_MODE=token" in environment
     assert "RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600" in environment
+    assert f"RAY_TMPDIR=/tmp/ray-{os.getuid()}" in environment
     assert read(cluster, "ray").startswith("symmetric-run --address 10.0.0.1:6379 --min-nodes 1 --num-cpus 32 -- ")
     assert "--nodes=4" in read(cluster, "srun")
 
@@ -78,6 +80,26 @@ def test_the_token_is_the_owners_and_goes_with_the_job(cluster: dict[str, str]) 
     assert list(Path(cluster["HOME"], ".ray").iterdir()) == []
     run(cluster, "in", "out")
     assert read(cluster, "token") != first
+
+
+def test_a_node_waits_for_the_head_as_long_as_it_is_told(cluster: dict[str, str]) -> None:
+    """symmetric-run gives up with the first try to connect, for which Ray has a time of its own: 30 s."""
+    pytest.importorskip("ray")
+    assert run({**cluster, "RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT": "77"}, "in", "out") == 0
+    told = dict(line.split("=", 1) for line in read(cluster, "environment").splitlines() if "=" in line)
+    ask = [sys.executable, "-c", "from ray._raylet import Config; print(Config.py_gcs_connect_timeout_s())"]
+    known = subprocess.run(ask, env={**os.environ, **told}, check=True, capture_output=True, text=True, timeout=60)
+    assert known.stdout.split() == ["77"]
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_node_that_fails_does_not_change_the_exit_code(cluster: dict[str, str], code: int) -> None:
+    assert run({**cluster, "CODE": str(code), "OTHER_NODE": "1"}, "in", "out") == code
+
+
+def test_a_head_without_ray_fails_the_job(cluster: dict[str, str]) -> None:
+    assert run({**cluster, "NO_RAY": "1"}, "in", "out") == 1
+    assert not Path(cluster["STATE"], "scontrol").exists()
 
 
 @pytest.mark.parametrize("code", [1, 2, 3])
