@@ -176,7 +176,7 @@ def _triton_works(device: torch.device) -> bool:
         reason = (str(error).splitlines() or [""])[0]
         log.warning(
             "Triton does not work here (%s: %s): masks get to full size more slowly. Most often a C compiler is "
-            "missing, such as the Debian packages gcc and libc6-dev",
+            "missing, or Python's headers: on Debian the packages gcc, libc6-dev and python3-dev",
             type(error).__name__,
             reason,
         )
