@@ -20,6 +20,8 @@ from data_engine.retry import ONCE, PATIENT, Patience, response_of, retried
 from data_engine.storage import filesystem, is_local, join, local_path, read_bytes, redact, translated
 
 _PATIENCE_OF_DELETE = Patience(seconds=10.0)
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}  # as file systems put it
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 def new_owner() -> str:
@@ -131,7 +133,7 @@ def _local_put_if_absent(path: Path, data: bytes) -> bool:
         except FileExistsError:
             return False
         except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK):
+            if error.errno not in _NO_LINKS:
                 raise
             return _exclusive_create(path, data)
         _sync_folder(path.parent)
@@ -141,11 +143,16 @@ def _local_put_if_absent(path: Path, data: bytes) -> bool:
 def _exclusive_create(path: Path, data: bytes) -> bool:
     """For file systems without hard links (FAT, some network mounts). Exclusive; a crash can leave it unfinished."""
     try:
-        with open(path, "xb") as file:
-            file.write(data)
-            os.fsync(file.fileno())
+        file = open(path, "xb")  # noqa: SIM115 - closed below
     except FileExistsError:
         return False
+    try:
+        with file:
+            file.write(data)
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)  # half a record would stand for good
+        raise
     return True
 
 
@@ -193,9 +200,12 @@ def _free_bytes(path: Path) -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the new name itself survive a power cut."""
+    """Makes the new name itself survive a power cut, where the file system can (some network mounts cannot)."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
     finally:
         os.close(descriptor)

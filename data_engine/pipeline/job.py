@@ -22,6 +22,7 @@ from data_engine.pipeline.plan import (
     make_plan,
     new_inputs,
     now,
+    plan_without_shards,
     read_plan,
     remaining,
     with_links,
@@ -163,6 +164,7 @@ def _settle_plan(input_uri: str, output: str, config: JobConfig, limit: int | No
     try:
         current = make_plan(input_uri, config, limit)
     except SourceError as error:
+        stands.refuse_unless_same(plan_without_shards(input_uri, config, limit), output)
         progress.note(f"warning: the input cannot be listed now ({error}); going on with the plan")
         return stands
     stands.refuse_unless_same(current, output)

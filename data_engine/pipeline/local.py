@@ -46,7 +46,8 @@ def run_here(job: Job, commits: list[CommitRecord]) -> None:
         def work(queue: deque[str] = queue, todo: dict = todo, commits: list = commits) -> Iterator[ShardWork]:
             while queue:
                 key = queue.popleft()
-                yield ShardWork(shards[key], todo[key], _seen_ids(job.output, key, todo[key].image, commits))
+                seen = _seen_ids(job.output, key, todo[key].image, commits) if shards[key].shard.kind == "tar" else ()
+                yield ShardWork(shards[key], todo[key], seen)
 
         for event in runner.run(work()):
             job.event(event)
@@ -60,7 +61,7 @@ def run_here(job: Job, commits: list[CommitRecord]) -> None:
 
 
 def _seen_ids(output: str, shard: str, image: int, commits: list[CommitRecord]) -> set[str]:
-    """Ids of a shard's committed images: a tar's reader needs them to name duplicates as an unbroken run would."""
+    """Ids of a tar's committed images: its reader needs them to name duplicates as an unbroken run would."""
     if not image:
         return set()
     dataset = MaskDataset(output)

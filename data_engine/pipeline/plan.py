@@ -116,12 +116,22 @@ def make_plan(input_uri: str, config: JobConfig, limit: int | None = None) -> Jo
 
     Signed links stay in its shards, in memory: what is written and compared knows them without their secrets.
     """
-    from data_engine.sam.checkpoints import identify  # brings torch, which reading a plan does without
-
     listing = list_shards(input_uri, config.input)
     shards: Iterable[PlannedShard] = [PlannedShard(shard) for shard in listing.shards]
     if limit is not None:
         shards = _first_images(shards, limit, config.input)
+    return replace(
+        plan_without_shards(input_uri, config, limit),
+        shards=tuple(shards),
+        warnings=tuple(listing.warnings),
+        skipped=dict(listing.skipped),
+    )
+
+
+def plan_without_shards(input_uri: str, config: JobConfig, limit: int | None = None) -> JobPlan:
+    """What tells one job from another, as far as that is known without a look at the input. Raises CheckpointError."""
+    from data_engine.sam.checkpoints import identify  # brings torch, which reading a plan does without
+
     model_name = unsigned(config.model.name)
     content = config.content()
     return JobPlan(
@@ -130,9 +140,8 @@ def make_plan(input_uri: str, config: JobConfig, limit: int | None = None) -> Jo
         config={**content, "model": {**content["model"], "name": model_name}},
         model_name=model_name,
         model_sha256=identify(config.model.name),
-        shards=tuple(shards),
-        warnings=tuple(listing.warnings),
-        skipped=dict(listing.skipped),
+        shards=(),
+        skipped={},
     )
 
 
@@ -261,7 +270,8 @@ def remaining(plan: JobPlan, commits: Iterable[CommitRecord]) -> dict[str, Remai
             if record.first_image != at.image or finished:
                 raise DatasetError(
                     f"shard {planned.id}: slice {record.slice} starts at image {record.first_image}, expected "
-                    f"{'nothing' if finished else at.image}; `data-engine audit` shows what is there"
+                    f"{'nothing' if finished else at.image}. Remove the shard's records in _commits/ from "
+                    f"{record.file.rsplit('/', 1)[-1]} on, and the same command makes them again"
                 )
             at, finished = after(record), record.final
         if not finished:

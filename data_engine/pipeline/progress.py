@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.filesize import decimal
 from rich.live import Live
 from rich.markup import escape
@@ -60,6 +61,12 @@ class ClusterState:
         return table
 
 
+class _Stderr(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process here. Ctrl-C ends the `tee` behind a job before the job has committed."""
+        self.quiet = True
+
+
 class Progress:
     """Counts events and shows them. `silent()` only counts."""
 
@@ -84,7 +91,7 @@ class Progress:
     @classmethod
     def console(cls) -> Progress:
         """On stderr, so that stdout stays free for results."""
-        return cls(Console(stderr=True, highlight=False, emoji=False))
+        return cls(_Stderr(stderr=True, highlight=False, emoji=False))
 
     def start(self, plan: JobPlan, commits: Sequence[CommitRecord], resumed: bool) -> None:
         self._before = Totals.sum(record.totals for record in commits)
@@ -100,8 +107,7 @@ class Progress:
         self._begun = self._spoken = self._clock()
 
     def note(self, text: str) -> None:
-        if self._console:
-            self._console.print(escape(redact(text)))
+        self._print(escape(redact(text)))
 
     def from_commits(self) -> None:
         """Counts images when they are committed: on a cluster one may be masked twice, and a lost worker's are not."""
@@ -140,7 +146,18 @@ class Progress:
             self._live.update(self._view())
         elif self._console and self._clock() - self._spoken >= _LINE_EVERY_S:
             self._spoken = self._clock()
-            self._console.print(self._line())
+            self._print(self._line())
+
+    def _print(self, what: RenderableType, soft_wrap: bool = False) -> None:
+        """A job goes on when nobody can be told of it: the disk that its log is on may be full for a while."""
+        if self._console is None:
+            return
+        try:
+            self._console.print(what, soft_wrap=soft_wrap)
+        except OSError:
+            self._console.quiet = True
+            self._console.print()  # drops what rich would keep, and try again with every line
+            self._console.quiet = False
 
     def _view(self) -> Group:
         parts: list[Text | Table] = [self._line()]
@@ -149,24 +166,22 @@ class Progress:
         return Group(*parts)
 
     def finish(self, report: JobReport) -> None:
-        if self._live:
-            self._live.stop()
-            self._live = None
-        if self._console:
-            self._console.print(summary_table(report.totals, report))
-            for kind, examples in sorted(self.examples.items()):
-                for example in examples:
-                    self._console.print(f"[red]{escape(kind)}[/red] {escape(redact(example))}", soft_wrap=True)
-            for shard in report.failed_shards:
-                self._console.print(f"[red]shard failed[/red] {escape(redact(shard.message))}", soft_wrap=True)
-            for message in report.damaged_shards:
-                self._console.print(f"[red]damaged input[/red] {escape(redact(message))}", soft_wrap=True)
+        self.stop()
+        self._print(summary_table(report.totals, report))
+        for kind, examples in sorted(self.examples.items()):
+            for example in examples:
+                self._print(f"[red]{escape(kind)}[/red] {escape(redact(example))}", soft_wrap=True)
+        for shard in report.failed_shards:
+            self._print(f"[red]shard failed[/red] {escape(redact(shard.message))}", soft_wrap=True)
+        for message in report.damaged_shards:
+            self._print(f"[red]damaged input[/red] {escape(redact(message))}", soft_wrap=True)
 
     def stop(self) -> None:
         """Gives the terminal back, whatever happened."""
         if self._live:
-            self._live.stop()
-            self._live = None
+            live, self._live = self._live, None
+            with suppress(OSError):
+                live.stop()
 
     def stage_seconds(self) -> dict[str, float]:
         """Seconds spent in each stage by the slices committed in this run. Stages overlap."""

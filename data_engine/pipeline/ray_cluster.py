@@ -18,7 +18,7 @@ import torch
 from ray.exceptions import RayError
 
 from data_engine import __version__
-from data_engine.config import RaySettings
+from data_engine.config import JobConfig, RaySettings
 from data_engine.dataset.commits import CommitRecord
 from data_engine.errors import ClusterError, ModelFailure
 from data_engine.pipeline.events import Event, ShardFailed, SliceCommitted, SliceLost
@@ -31,6 +31,9 @@ from data_engine.pipeline.ray_losses import draining_nodes, loss_of, node_of
 from data_engine.pipeline.ray_metrics import DriverMetrics
 from data_engine.pipeline.ray_worker import Assignment, ClusterWorker, Unfit, WorkerFacts, WorkerJob
 from data_engine.pipeline.scheduler import Assign, Command, Dismiss, GiveUp, Leave, Loss, Policy, Scheduler, ShardTask
+from data_engine.sam.checkpoints import registry
+from data_engine.sam.remote_checkpoints import is_url
+from data_engine.storage import is_local, local_path
 
 log = logging.getLogger(__name__)
 
@@ -156,13 +159,14 @@ class ClusterRun:
 
     def _worker_job(self, name: str) -> WorkerJob:
         job = self._job
+        output, config = from_any_folder(job.output, job.config)
         return WorkerJob(
             name=name,
             run_id=job.run_id,
-            output=job.output,
+            output=output,
             plan=replace(job.plan, shards=()),
             metadata=self._metadata,
-            config=job.config.model_dump(mode="json"),
+            config=config,
             code_version=__version__,
             torch_version=torch.__version__,
             wants_gpu=self._gpus > 0,
@@ -347,6 +351,14 @@ class ClusterRun:
     def _images_left(self, shard: str) -> int | None:
         images = self._shards[shard].images
         return None if images is None else images - self._todo[shard].image
+
+
+def from_any_folder(output: str, config: JobConfig) -> tuple[str, dict[str, Any]]:
+    """Output and settings for workers: their current folder is the one in which their node's Ray was started."""
+    settings, name = config.model_dump(mode="json"), config.model.name
+    if not is_url(name) and name not in registry():
+        settings["model"]["name"] = str(local_path(name))
+    return str(local_path(output)) if is_local(output) else output, settings
 
 
 def _policy(job: Job) -> Policy:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,7 +33,8 @@ def connected(address: str | None) -> Iterator[None]:
         options["include_dashboard"] = False  # of a cluster that is started here
     try:
         _knock(where)
-        ray.init(address=address, **options)
+        with _sigterm_kept():
+            ray.init(address=address, **options)
     except (OSError, RuntimeError, ValueError) as error:
         raise ClusterError(
             f"the Ray cluster {where or 'on this machine'} cannot be used ({' '.join(str(error).split())[:300]}); "
@@ -41,6 +44,17 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """`ray.init` takes SIGTERM for itself and would end the driver at once: who listened before still does."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _knock(address: str | None) -> None:

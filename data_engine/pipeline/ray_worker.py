@@ -21,7 +21,7 @@ import torch
 
 from data_engine import __version__
 from data_engine.config import JobConfig, resolve
-from data_engine.dataset.commits import CommitRecord, commit_file
+from data_engine.dataset.commits import PLAN_FILE, CommitRecord, commit_file
 from data_engine.dataset.reader import MaskDataset
 from data_engine.errors import DataEngineError, DeviceLost, ModelFailure, StorageError
 from data_engine.images.shard import Shard
@@ -41,7 +41,7 @@ from data_engine.pipeline.ray_metrics import WorkerMetrics
 from data_engine.pipeline.shard_runner import ShardRunner, ShardWork
 from data_engine.retry import passes
 from data_engine.sam.segmenter import load_segmenter
-from data_engine.storage import join, read_bytes
+from data_engine.storage import is_local, join, local_path, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +150,12 @@ class ClusterWorker:
         here, there = torch.__version__.split("+")[0], self._job.torch_version.split("+")[0]
         if here != there:
             raise Unfit(f"torch {here} is installed on the node, the driver has {there}: install the same version")
+        output = self._job.output
+        if is_local(output) and not local_path(join(output, PLAN_FILE)).exists():  # it would fill a folder of its own
+            raise Unfit(
+                f"{output} on the node is not the driver's folder (it has no {PLAN_FILE}): mount the same one on all "
+                "nodes, or use a store for the output"
+            )
         if not self._job.wants_gpu:
             return "cpu" if config.run.device == "auto" else config.run.device
         if not torch.cuda.is_available():
@@ -263,7 +269,7 @@ class ClusterWorker:
         return ShardWork(
             assignment.planned,
             start,
-            seen_ids(self._job.output, shard, start, found),
+            seen_ids(self._job.output, shard, start, found) if assignment.planned.shard.kind == "tar" else (),
             careful=assignment.careful,
             quarantined=dict(assignment.quarantined),
         )
@@ -313,7 +319,7 @@ def where_it_stands(root: str, shard: str, known: Remaining) -> tuple[Remaining 
 
 
 def seen_ids(root: str, shard: str, start: Remaining, found: list[CommitRecord]) -> set[str]:
-    """Ids of a shard's committed images: a tar's reader needs them to name duplicates as an unbroken run would."""
+    """Ids of a tar's committed images: its reader needs them to name duplicates as an unbroken run would."""
     if not start.image:
         return set()
     dataset = MaskDataset(root)

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -48,6 +48,7 @@ from data_engine.pipeline.events import (
     SliceLost,
 )
 from data_engine.pipeline.logs import carry_fields, log_fields
+from data_engine.pipeline.lost_folder import lost_folder
 from data_engine.pipeline.plan import JobPlan, PlannedShard, Remaining, now
 from data_engine.pipeline.rows import DecodedImage, Failure, decode_image, image_row, mask_columns, reject_columns
 from data_engine.retry import passes
@@ -167,13 +168,17 @@ class ShardRunner:
             target=self._read, args=(work, items, decoders, budget, closed), name="read", daemon=True
         )
         reader.start()
+        at_once = False
         try:
             yield from self._consume(items, writer, budget)
+        except KeyboardInterrupt:
+            at_once = True  # though the store may be away for minutes: what is being written will be whole or not there
+            raise
         finally:
             closed.set()
             reader.join(_READER_GRACE_S)  # it may hang in a read of a store that has stopped sending
             decoders.shutdown(wait=False, cancel_futures=True)
-            writer.shutdown(cancel_futures=True)
+            writer.shutdown(wait=not at_once, cancel_futures=True)
 
     # ---- reader thread ----------------------------------------------------------------------------------------------
 
@@ -218,6 +223,10 @@ class ShardRunner:
                 image = next(images, None)
                 if image is None or closed.is_set() or work.left.is_set():
                     break
+                if (lost := lost_folder(shard, image)) is not None:
+                    images.close()
+                    yield _ShardEnd(work, failure=lost, away=True)
+                    return
                 fetched = time.perf_counter() - begun
                 size = _decoded_bytes(image)
                 budget.acquire(size)
@@ -248,7 +257,14 @@ class ShardRunner:
             return lambda: left_out
         if work.careful:
             return partial(self._decode, image)
-        return decoders.submit(self._decode, image).result
+        return partial(self._decoded_in_time, decoders.submit(self._decode, image))
+
+    def _decoded_in_time(self, decoding: Future[DecodedImage]) -> DecodedImage:
+        """Raises Interrupted where it is not decoded before the job is to stop: native code may hang in it."""
+        while not wait((decoding,), _POLL_S).done:
+            if self._stopping():
+                raise Interrupted
+        return decoding.result()
 
     def _decode(self, image: EncodedImage) -> DecodedImage:
         begun = time.perf_counter()
@@ -397,7 +413,8 @@ class ShardRunner:
         if not self._model_worked and self._model_failures >= self._config.run.give_up_after:
             raise ModelFailure(
                 f"the model failed on all of the first {self._model_failures} images, last on {image.image_id} "
-                f"({failure.type}: {failure.message}): the set-up is wrong, so the job stops here"
+                f"({failure.type}: {failure.message}): the set-up is wrong, so the job stops here. "
+                "If it is the images, raise run.give_up_after"
             )
         return None, failure
 
@@ -410,12 +427,21 @@ class ShardRunner:
             return writer.submit(carry_fields(partial(self._commit, current, final=final, damage=damage)))
 
     def _commit(self, current: _OpenSlice, *, final: bool, damage: ShardDamaged | None) -> _Committed:
-        """Writes the files, then the record that makes them count.
+        """Writes a slice, unless the one before it was not written.
 
-        Once another writer was faster with a slice, none that would follow it may be written: theirs may end elsewhere.
+        Once another writer was faster with a slice, or it failed, none that would follow it may be written: the one
+        that will be there may end elsewhere.
         """
         if current.work.left.is_set():
             return None
+        try:
+            return self._write(current, final, damage)
+        except BaseException:
+            current.work.left.set()
+            raise
+
+    def _write(self, current: _OpenSlice, final: bool, damage: ShardDamaged | None) -> _Committed:
+        """The files, then the record that makes them count."""
         begun = time.perf_counter()
         attempt = uuid.uuid4().hex[:8]
         name = f"{current.work.planned.id}-{current.index:05d}-{attempt}.parquet"

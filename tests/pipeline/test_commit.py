@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -302,3 +303,50 @@ def test_a_process_killed_before_the_link_leaves_no_record(tmp_path):
     assert subprocess.run([sys.executable, "-c", script, str(target)], check=False).returncode == 9
     assert not target.exists()
     assert put_if_absent(str(target), b"mine")
+
+
+@pytest.mark.parametrize("refusal", [errno.EPERM, errno.ENOSYS])
+def test_without_hard_links_a_write_that_fails_leaves_no_half_record(tmp_path, monkeypatch, refusal):
+    """It would be the record that counts, and never be whole."""
+
+    def no_links(*args):
+        raise OSError(refusal, "no links")
+
+    synced = []
+
+    def full_at_last(descriptor):
+        synced.append(descriptor)
+        if len(synced) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(os, "fsync", full_at_last)
+    with pytest.raises(StorageError, match="no space left"):
+        put_if_absent(str(tmp_path / "x"), b"data")
+    assert list(tmp_path.iterdir()) == []
+    assert put_if_absent(str(tmp_path / "x"), b"again")
+
+
+@pytest.mark.parametrize("refusal", [errno.EINVAL, errno.ENOTSUP])
+def test_file_systems_that_cannot_sync_a_folder(tmp_path, monkeypatch, refusal):
+    """As some network mounts."""
+    real = os.fsync
+
+    def files_only(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(refusal, "not of folders")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    put(str(tmp_path / "part"), b"data")
+    assert put_if_absent(str(tmp_path / "record"), b"data")
+
+
+def test_a_folder_that_could_not_be_synced_is_an_error(tmp_path, monkeypatch):
+    def broken(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(StorageError, match="Input/output error"):
+        put(str(tmp_path / "part"), b"data")

@@ -6,9 +6,11 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -169,6 +171,23 @@ def test_another_config_is_refused_by_name(tiny_model, tmp_path, override, named
         generate(str(photos), str(tmp_path / "out"), config_for(tiny_model, override))
 
 
+@pytest.mark.parametrize(
+    ("given", "override", "named"),
+    [
+        ("photos", "masks.points_per_side=5", r"masks.points_per_side: 4 -> 5"),
+        ("photso", "run.decode_threads=1", r"input: .*photos\" -> .*photso\""),
+    ],
+)
+def test_another_job_is_refused_too_when_its_input_cannot_be_listed(tiny_model, tmp_path, given, override, named):
+    photos = write_photos(tmp_path / "photos", 2)
+    generate(str(photos), str(tmp_path / "out"), config_for(tiny_model))
+    (tmp_path / "out" / "_manifest.json").unlink()
+    photos.rename(tmp_path / "elsewhere")
+    with pytest.raises(PlanMismatch, match=named):
+        generate(str(tmp_path / given), str(tmp_path / "out"), config_for(tiny_model, override))
+    assert generate(str(photos), str(tmp_path / "out"), config_for(tiny_model)).complete
+
+
 def test_another_model_is_refused_but_another_name_for_it_is_not(tiny_model, tmp_path):
     from pipeline.tiny_job import save_model
 
@@ -249,6 +268,36 @@ def stop_at(number, real):
         return real(self, *args, **kwargs)
 
     return run
+
+
+@pytest.mark.parametrize("left", ["an empty folder", "nothing"])
+def test_an_input_that_goes_away_as_a_whole_makes_no_failed_rows(tiny_model, tmp_path, monkeypatch, left):
+    """As a network mount does. The photos in it are none the worse."""
+    photos, mounted = write_photos(tmp_path / "photos", 6), tmp_path / "mounted"
+    settings = ("output.images_per_commit=2", "input.images_per_shard=3")
+    config = config_for(tiny_model, *settings, "input.fetch_threads=1", "run.prefetch_images=1")
+    real = MaskGenerator.run
+
+    def unmounting(self, *args, **kwargs):
+        if not mounted.exists():
+            photos.rename(mounted)
+            if left != "nothing":
+                photos.mkdir()
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(MaskGenerator, "run", unmounting)
+    report = generate(str(photos), str(tmp_path / "out"), config)
+    assert (report.exit_code, report.totals.failed) == (1, 0)
+    assert "mount it, and run the same command again" in report.failed_shards[0].message
+    monkeypatch.undo()
+    again = generate(str(photos), str(tmp_path / "out"), config)
+    assert (again.exit_code, again.totals.failed) == (1, 0)
+    if photos.exists():
+        photos.rmdir()
+    mounted.rename(photos)
+    (photos / "004.jpg").unlink()  # one that is gone is a failed row
+    report = generate(str(photos), str(tmp_path / "out"), config)
+    assert (report.complete, report.totals.images, report.totals.errors) == (True, 6, {"unreadable": 1})
 
 
 def test_a_grown_input_is_mentioned_and_left_out(tiny_model, tmp_path, capsys):
@@ -344,6 +393,36 @@ def refuse(uri, data):
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/self").exists(), reason="needs a read-only place")
+def test_a_second_ctrl_c_does_not_wait_for_a_store_that_is_away(tiny_model, tmp_path, monkeypatch):
+    from data_engine.pipeline import shard_runner
+
+    photos = write_photos(tmp_path / "photos", 4)
+    config = config_for(tiny_model, "output.images_per_commit=1")
+    put, run, waiting, back = shard_runner.put, MaskGenerator.run, threading.Event(), threading.Event()
+
+    def away(uri, data):
+        waiting.set()
+        back.wait(20)
+        put(uri, data)
+
+    def stopped_at_once(self, *args, **kwargs):
+        if waiting.is_set():
+            raise KeyboardInterrupt
+        return run(self, *args, **kwargs)
+
+    monkeypatch.setattr(shard_runner, "put", away)
+    monkeypatch.setattr(MaskGenerator, "run", stopped_at_once)
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        generate(str(photos), str(tmp_path / "out"), config)
+    seconds = time.monotonic() - begun
+    back.set()
+    assert seconds < 10
+    monkeypatch.undo()
+    assert generate(str(photos), str(tmp_path / "out"), config).totals.images == 4
+    assert_whole(tmp_path / "out")
+
+
 def test_an_output_that_cannot_be_written_stops_before_any_work(tiny_model, tmp_path):
     photos = write_photos(tmp_path / "photos", 1)
     with pytest.raises(StorageError, match="/proc/self"):
@@ -397,3 +476,57 @@ def test_no_credentials_are_written_anywhere(tiny_model, tmp_path, bucket):
     generate(f"{bucket}/a.tar", f"{bucket}/out", config_for(tiny_model))
     for path in fs.find(f"{bucket}/out"):
         assert os.environ["AWS_SECRET_ACCESS_KEY"].encode() not in fs.cat_file(path), path
+
+
+def test_a_picture_that_hangs_the_decoder_does_not_keep_a_stopped_job(tiny_model, tmp_path, monkeypatch):
+    """What native code does with a hostile file cannot be broken off; what is masked is committed all the same."""
+    from data_engine.pipeline import shard_runner
+
+    photos = write_photos(tmp_path / "photos", 4)
+    real, run, masked, let_go = shard_runner.decode_image, MaskGenerator.run, [], threading.Event()
+
+    def hanging(image, *args):
+        if image.image_id == "002.jpg":
+            let_go.wait(20)
+        return real(image, *args)
+
+    def counted(self, *args, **kwargs):
+        masks = run(self, *args, **kwargs)
+        masked.append(1)
+        return masks
+
+    def stop_when_hung():
+        while len(masked) < 2:
+            time.sleep(0.01)
+        time.sleep(0.3)  # now the third is waited for
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(shard_runner, "decode_image", hanging)
+    monkeypatch.setattr(MaskGenerator, "run", counted)
+    stopper = threading.Thread(target=stop_when_hung)
+    stopper.start()
+    report = generate(str(photos), str(tmp_path / "out"), config_for(tiny_model))
+    still_hanging = not let_go.is_set()
+    let_go.set()
+    stopper.join()
+    assert (report.exit_code, report.totals.images, still_hanging) == (130, 2, True)
+    monkeypatch.undo()
+    assert generate(str(photos), str(tmp_path / "out"), config_for(tiny_model)).totals.images == 4
+
+
+@pytest.mark.parametrize("source", ["folder", "tar"])
+def test_only_a_tar_that_goes_on_is_asked_for_its_ids(tiny_model, tmp_path, monkeypatch, source):
+    given = write_photos(tmp_path / "in", 4) if source == "folder" else write_tar(tmp_path / "a.tar", 4)
+    config = config_for(tiny_model, "output.images_per_commit=2")
+    generate(str(given), str(tmp_path / "out"), config)
+    (tmp_path / "out" / "_manifest.json").unlink()
+    next((tmp_path / "out" / "_commits").glob("*-00001.json")).unlink()
+    asked, real = [], MaskDataset.image_ids
+
+    def image_ids(self, record):
+        asked.append(record.slice)
+        return real(self, record)
+
+    monkeypatch.setattr(MaskDataset, "image_ids", image_ids)
+    assert generate(str(given), str(tmp_path / "out"), config).complete
+    assert asked == ([] if source == "folder" else [0])

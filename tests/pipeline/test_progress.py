@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import sys
 
 import pytest
 from rich.console import Console
 
 from data_engine.dataset.commits import Totals
 from data_engine.pipeline.events import ImageDone, ShardFailed
+from data_engine.pipeline.job import JobReport
 from data_engine.pipeline.plan import JobPlan
 from data_engine.pipeline.progress import Progress, duration, summary_table
 
@@ -78,3 +81,32 @@ def test_the_table_says_what_became_of_every_candidate():
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), BrokenPipeError()])
+def test_a_job_goes_on_when_nobody_can_be_told(error, monkeypatch):
+    """The disk of its log is full, or Ctrl-C has ended the `tee` behind it before the job has stopped."""
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise error
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    progress = Progress.console()
+    progress.start(plan(9), [], resumed=False)
+    progress.event(done(1))
+    progress.note("SIGINT: stopping")
+    progress.finish(JobReport(plan(9), Totals(), Totals(), 1.0, complete=False))
+
+
+def test_what_could_not_be_told_is_not_kept_and_what_comes_later_is_told(seen, monkeypatch):
+    progress, _, buffer = seen
+
+    def full(text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(buffer, "write", full)
+        progress.note("lost")
+    progress.note("told")
+    assert buffer.getvalue() == "told\n"

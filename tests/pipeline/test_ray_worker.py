@@ -14,6 +14,7 @@ import torch
 from integration.ray_job import cluster_config, write_tars
 
 from data_engine import __version__
+from data_engine.config import resolve
 from data_engine.dataset.commits import commit_file, read_commits
 from data_engine.errors import ConfigError, DatasetError, StorageError
 from data_engine.pipeline.events import Event, ImageDone, ImageStarted, ShardDone, ShardFailed, SliceCommitted
@@ -23,7 +24,8 @@ from data_engine.pipeline.plan import JobPlan, Remaining, make_plan, remaining, 
 pytest.importorskip("ray")
 
 from data_engine.pipeline import ray_worker
-from data_engine.pipeline.ray_worker import Assignment, ClusterWorker, WorkerJob, not_recorded
+from data_engine.pipeline.ray_cluster import from_any_folder
+from data_engine.pipeline.ray_worker import Assignment, ClusterWorker, Unfit, WorkerJob, not_recorded
 
 
 @pytest.fixture
@@ -72,6 +74,25 @@ def until(events: Iterator[list[Event]], *wanted: Event) -> list[Event]:
         if all(event in heard for event in wanted):
             return heard
     raise AssertionError(f"the worker stopped before {wanted}: {heard}")
+
+
+def test_a_node_without_the_drivers_output_is_unfit_and_fills_no_folder_of_its_own(
+    worker: ClusterWorker, job: tuple[Path, JobPlan]
+) -> None:
+    output, _ = job
+    output.rename(output.with_name("not mounted here"))
+    with pytest.raises(Unfit, match=r"/out on the node is not the driver's folder .*mount the same one on all nodes"):
+        worker.prepare()
+    assert not output.exists()
+
+
+def test_a_worker_in_another_folder_writes_to_the_same_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = resolve({"model": {"name": "models/tiny.safetensors"}}, "")
+    output, settings = from_any_folder("out", model)
+    assert (output, settings["model"]["name"]) == (str(tmp_path / "out"), str(tmp_path / "models/tiny.safetensors"))
+    output, settings = from_any_folder("s3://bucket/out", resolve({"model": {"name": "starter"}}, ""))
+    assert (output, settings["model"]["name"]) == ("s3://bucket/out", "starter")
 
 
 def test_a_shard_that_is_left_and_given_again_is_run(worker: ClusterWorker, job: tuple[Path, JobPlan]) -> None:

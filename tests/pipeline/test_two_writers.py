@@ -11,7 +11,7 @@ import pytest
 from pipeline.tiny_job import config_for, rows, save_model, write_tar
 
 from data_engine.dataset.commits import read_commits
-from data_engine.errors import DatasetError
+from data_engine.errors import DatasetError, StorageError
 from data_engine.masks.generator import MaskGenerator
 from data_engine.pipeline import shard_runner
 from data_engine.pipeline.events import ImageDone, SliceLost
@@ -77,5 +77,30 @@ def test_slices_that_do_not_follow_each_other_are_never_called_complete(tmp_path
     assert plan is not None
     assert remaining(plan, [first, second, last]) == {}
     assert remaining(plan, [first, last])[plan.shards[0].id].slice == 1  # the listing missed one: go on from there
-    with pytest.raises(DatasetError, match="starts at image 4, expected 2"):
+    with pytest.raises(DatasetError, match=r"starts at image 4, expected 2\. Remove .* from \w+-00001\.json on"):
         remaining(plan, [first, replace(last, slice=1)])
+
+
+def test_after_a_slice_that_could_not_be_written_none_that_follows_it_is(tmp_path, monkeypatch):
+    """It may end elsewhere when it is made again, as slices do that are committed for their age."""
+    model = save_model(tmp_path / "tiny.safetensors")
+    tar, output = write_tar(tmp_path / "a.tar", 6), tmp_path / "out"
+    config = config_for(model, "output.images_per_commit=2")
+    put, full = shard_runner.put, []
+
+    def put_where_little_fits(uri: str, data: bytes) -> None:
+        if threading.current_thread().name.startswith("write") and not full:
+            full.append(1)
+            time.sleep(1)  # meanwhile the slice after it is masked and queued
+            raise StorageError("no space left on the device")
+        put(uri, data)
+
+    monkeypatch.setattr(shard_runner, "put", put_where_little_fits)
+    with pytest.raises(StorageError, match="no space left"):
+        generate(str(tar), str(output), config)
+    assert read_commits(str(output)) == []
+    monkeypatch.undo()
+    stop_after(1, output, model, config)  # a slice of another length than the one that failed
+    assert generate(str(tar), str(output), config).complete
+    generate(str(tar), str(tmp_path / "whole"), config)
+    assert rows(output) == rows(tmp_path / "whole")
