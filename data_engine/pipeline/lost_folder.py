@@ -9,7 +9,7 @@ from data_engine.storage import is_local, local_path
 
 
 def lost_folder(shard: Shard, image: EncodedImage) -> str | None:
-    """Why an image that cannot be read is no failed row: the folder that was listed is gone, or empty. None where it is one.
+    """Why an image that cannot be read is no failed row: the listed folder is gone, or empty. None where it is one.
 
     Only asked of files below a listed folder: what a manifest names lies anywhere, and outlives the manifest.
     """

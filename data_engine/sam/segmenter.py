@@ -135,10 +135,12 @@ class SamSegmenter:
     @property
     def prompts_per_chunk(self) -> int:
         # A prompt's own copy of the image embedding is the decoder's unit of traffic. On the CPU a few of them should
-        # stay inside the cache; on a GPU there should be enough of them to fill it.
+        # stay inside the cache, and of a small model no more than leaves each thread work to the end; on a GPU there
+        # should be enough of them to fill it.
         bytes_per_prompt = self._positions.numel() * 4
-        budget = 2**25 if self.device.type == "cpu" else 2**31
-        return max(1, budget // bytes_per_prompt)
+        if self.device.type == "cpu":
+            return max(1, min(64, 2**25 // bytes_per_prompt))
+        return max(1, 2**31 // bytes_per_prompt)
 
     @property
     def prompt_threads(self) -> int:
