@@ -19,7 +19,11 @@ from data_engine.images.shard import AccessDenied, FileEntry, ImageError, existi
 from data_engine.signed_urls import expires_at
 from data_engine.storage import is_local, local_path, redact, scheme_of
 
-_THIS_MACHINE_AT_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}
+_THIS_MACHINE_AT_FAULT = {
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL),
+    # What a network mount says whose server is away or was restarted.
+    *(errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ECONNRESET),
+}
 _CREDENTIALS_AT_FAULT = {
     "ExpiredToken",
     "InvalidAccessKeyId",

@@ -6,6 +6,7 @@ import errno
 import http.client
 import logging
 import os
+import random
 import shutil
 import sys
 import time
@@ -14,19 +15,24 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 
 from filelock import FileLock, Timeout
 
 from data_engine.errors import CheckpointError, StorageError
+from data_engine.retry import response_of
 from data_engine.sam.digests import note_sha256, sha256_of
 from data_engine.storage import redact
 
 log = logging.getLogger(__name__)
 
 _BLOCK = 1 << 20
-_ATTEMPTS = 5
+_ATTEMPTS = 5  # a quarter of a minute: no network is soon said
+_ATTEMPTS_WHEN_BUSY = 10  # four minutes: a hub that a whole cluster asks at once turns some away for a while
+_BUSY = (429, 503)
+_LONGEST_PAUSE_S = 60.0
 _TIMEOUT_S = 30.0
 _REMEDIES = {401: "it needs a login", 403: "access is denied, or the link has expired", 404: "check the address"}
 
@@ -146,8 +152,17 @@ def exclusively(path: Path, url: str, notice_s: float = 60.0) -> Iterator[None]:
         lock.release()
 
 
+def pause_after(attempt: int, error: BaseException, backoff_s: float) -> float | None:
+    """Seconds to wait after the `attempt`th failure, from 1; None after the last. More where a server is busy."""
+    busy = any(code in _BUSY for code in (getattr(error, "code", None), response_of(error)[1]))
+    if attempt >= (_ATTEMPTS_WHEN_BUSY if busy else _ATTEMPTS):
+        return None
+    # Spread, so that a cluster's nodes do not come back all at once.
+    return min(_LONGEST_PAUSE_S, backoff_s * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
+
+
 def _fetch_with_retries(source: Source, partial: Path, path: Path, sha256: str | None, backoff_s: float) -> None:
-    for attempt in range(_ATTEMPTS):
+    for attempt in count(1):
         try:
             return _fetch_rest(source, partial)
         except Replaced:
@@ -160,8 +175,9 @@ def _fetch_with_retries(source: Source, partial: Path, path: Path, sha256: str |
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise _no_space(source, partial) from None
             cause = error
-        if attempt < _ATTEMPTS - 1:
-            time.sleep(backoff_s * 2**attempt)
+        if (pause := pause_after(attempt, cause, backoff_s)) is None:
+            break
+        time.sleep(pause)
     reason = str(cause) if isinstance(cause, StorageError) else getattr(cause, "reason", None) or repr(cause)
     known = f" (sha256 {sha256})" if sha256 else ""
     raise CheckpointError(

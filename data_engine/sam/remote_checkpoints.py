@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -22,7 +23,7 @@ from fsspec import AbstractFileSystem
 
 from data_engine.errors import CheckpointError, StorageError, UsageError
 from data_engine.sam.digests import sha256_of_cached
-from data_engine.sam.download import HttpSource, Replaced, Source, fetch, raise_if_final
+from data_engine.sam.download import HttpSource, Replaced, Source, fetch, pause_after, raise_if_final
 from data_engine.signed_urls import unsigned
 from data_engine.storage import filesystem, is_local, redact, scheme_of, translated
 
@@ -31,7 +32,6 @@ T = TypeVar("T")
 _PIECE = 16 << 20  # a request of 16 MiB takes long beside its latency; a few at a time fill a fast network
 _PIECES_AHEAD = 4
 _TIMEOUT_S = 30.0
-_ATTEMPTS = 4
 _VERSIONS = ("ETag", "etag", "generation", "blob_id", "Content-MD5", "Last-Modified", "LastModified", "mtime")
 _WITHOUT_CREDENTIALS = (
     *("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"),  # of S3, Google and Azure
@@ -120,7 +120,7 @@ class _Absent(CheckpointError):
 
 
 def _with_retries(url: str, ask: Callable[[], T], backoff_s: float) -> T:
-    for attempt in range(_ATTEMPTS):
+    for attempt in count(1):
         try:
             return ask()
         except FileNotFoundError:
@@ -130,8 +130,9 @@ def _with_retries(url: str, ask: Callable[[], T], backoff_s: float) -> T:
             if _is_final(error):
                 raise _Absent(f"cannot fetch the model {error}") from None
             cause = error
-        if attempt < _ATTEMPTS - 1:
-            time.sleep(backoff_s * 2**attempt)
+        if (pause := pause_after(attempt, cause, backoff_s)) is None:
+            break
+        time.sleep(pause)
     reason = str(cause).removeprefix(f"{redact(url)}: ")
     raise CheckpointError(
         f"cannot fetch {redact(url)}: {redact(reason)}; check the address and the network, then run again"

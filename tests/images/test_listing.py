@@ -256,9 +256,10 @@ def test_faults_of_this_machine_are_not_the_images(tmp_path: Path, monkeypatch: 
     assert outcome(read_shard(shard, SETTINGS)) == {"a.png": "unreadable"}
     failing(PermissionError(errno.EACCES, "Permission denied"))
     assert str(next(read_shard(shard, SETTINGS)).error) == "Permission denied"
-    failing(OSError(errno.EMFILE, "Too many open files"))
-    with pytest.raises(StorageError, match="Too many open files"):
-        list(read_shard(shard, SETTINGS))
+    for number, said in ((errno.EMFILE, "Too many open files"), (errno.ESTALE, "Stale file handle")):
+        failing(OSError(number, said))
+        with pytest.raises(StorageError, match=said):
+            list(read_shard(shard, SETTINGS))
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file systems hold no such names")

@@ -5,6 +5,7 @@ Prints "started" once images are being masked, and ends with the exit code that 
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -29,7 +30,10 @@ class Loud(Progress):
 
 def main() -> None:
     address, source, output, folder, *overrides = sys.argv[1:]
-    ray.init(address=address, log_to_driver=False, runtime_env={"worker_process_setup_hook": arm})
+    if "JOINS" in os.environ:  # the job does it, as from the command line; its workers are not armed
+        overrides.append(f"run.ray.address={address}")
+    else:
+        ray.init(address=address, log_to_driver=False, runtime_env={"worker_process_setup_hook": arm})
     try:
         report = generate(source, output, cluster_config(Path(folder), *overrides), progress=Loud.silent())
     except DataEngineError as error:

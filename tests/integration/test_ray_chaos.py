@@ -139,10 +139,11 @@ def test_a_draining_node_is_left_with_what_is_masked_committed(connected: Any, j
     check(tmp_path / "out", job, report)
 
 
-def start_driver(cluster: Any, job: Any, output: Path) -> subprocess.Popen[str]:
+def start_driver(cluster: Any, job: Any, output: Path, **environment: str) -> subprocess.Popen[str]:
     driver = Path(__file__).with_name("ray_driver.py")
     command = [sys.executable, str(driver), cluster.address, job[1], str(output), str(job[0]), *SLOW]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    environment = {**os.environ, **environment}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
 
 
 def wait_for_commits(process: subprocess.Popen[str], output: Path, count: int) -> None:
@@ -154,7 +155,7 @@ def wait_for_commits(process: subprocess.Popen[str], output: Path, count: int) -
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_driver_that_is_stopped_or_killed_is_resumed(cluster: Any, job: Any, tmp_path: Path, number: int) -> None:
     output = tmp_path / "out"
-    process = start_driver(cluster, job, output)
+    process = start_driver(cluster, job, output, JOINS="1")
     wait_for_commits(process, output, 3)
     process.send_signal(number)
     process.communicate(timeout=60)

@@ -75,6 +75,13 @@ def test_passing_failures_are_tried_again(server, target, fault):
     assert len(server.asked) == 3
 
 
+@pytest.mark.parametrize("fault", ["503", "429"])
+def test_a_busy_server_is_given_more_time(server, target, fault):
+    server.faults = [fault] * 9
+    fetch(server, target)
+    assert target.read_bytes() == CONTENT
+
+
 def test_a_missing_file_is_an_error_at_once(server, target):
     server.faults = ["404"]
     with pytest.raises(CheckpointError, match=r"weights\.pth.*404"):
@@ -83,7 +90,7 @@ def test_a_missing_file_is_an_error_at_once(server, target):
 
 
 def test_gives_up_keeping_what_arrived(server, target):
-    server.faults = ["cut", "500", "garbage", "500", "503"]
+    server.faults = ["cut", "500", "garbage", "500", "408"]
     with pytest.raises(CheckpointError, match="run again") as caught:
         fetch(server, target)
     assert server.url in str(caught.value)
