@@ -108,7 +108,7 @@ class RunSettings(_Section):
     commit_seconds: float = Field(
         600, gt=0, description="commit a slice that is not full when it is so old: bounds what a crash can cost"
     )
-    give_up_after: int = Field(20, ge=1, description="stop when the model has failed on so many images and on no other")
+    give_up_after: int = Field(20, ge=1, description="stop when the model has failed on so many images in a row")
 
     @model_validator(mode="after")
     def _one_writer_is_no_cluster(self) -> RunSettings:

@@ -210,9 +210,21 @@ def private_host(uri: str) -> bool:
 
 
 def local_path(uri: str) -> Path:
-    """The absolute Path of a local URI; links are kept as they are."""
+    """The absolute Path of a local URI; links are kept as they are. Raises UsageError for the home of nobody."""
     assert is_local(uri), uri
-    return Path(os.path.abspath(Path(uri.removeprefix("file://")).expanduser()))  # noqa: PTH100 - resolve() follows links
+    try:
+        path = Path(uri.removeprefix("file://")).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{uri}: {error}; a folder that is really called so is ./{uri}") from None
+    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() follows links
+
+
+def refuse_unless_text(uri: str) -> None:
+    """Raises UsageError for a path whose bytes are not UTF-8: a plan, which is JSON and Parquet, cannot name it."""
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{uri!a}: this path is not UTF-8, which a dataset cannot name; rename it") from None
 
 
 def _brief(error: Exception) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from data_engine.errors import StorageError
+from data_engine.errors import StorageError, UsageError
 from data_engine.images import retry
 from data_engine.images.settings import InputSettings
 from data_engine.images.sources import list_shards
 from data_engine.retry import ONCE
-from data_engine.storage import redact, translated
+from data_engine.storage import local_path, redact, refuse_unless_text, translated
 
 
 @pytest.mark.parametrize(
@@ -79,3 +79,14 @@ def test_secrets_are_masked_wherever_they_stand(text):
     shown = redact(text)
     assert "***" in shown
     assert "planted" not in shown
+
+
+def test_the_home_of_nobody():
+    with pytest.raises(UsageError, match=r"~nobody-at-all.*\./~nobody-at-all"):
+        local_path("~nobody-at-all/photos")
+
+
+def test_a_path_that_is_no_text():
+    refuse_unless_text("photos/é")
+    with pytest.raises(UsageError, match=r"caf\\udce9.*not UTF-8"):
+        refuse_unless_text("caf\udce9")

@@ -25,7 +25,7 @@ from data_engine.images.sources import list_shards, read_shard
 from data_engine.pipeline.commit import new_owner, put, put_if_absent
 from data_engine.pipeline.shard_table import from_parquet, to_parquet
 from data_engine.signed_urls import unsigned
-from data_engine.storage import is_local, join, local_path, read_bytes
+from data_engine.storage import is_local, join, local_path, read_bytes, refuse_unless_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,7 @@ def make_plan(input_uri: str, config: JobConfig, limit: int | None = None) -> Jo
 
     Signed links stay in its shards, in memory: what is written and compared knows them without their secrets.
     """
+    refuse_unless_text(input_uri)
     listing = list_shards(input_uri, config.input)
     shards: Iterable[PlannedShard] = [PlannedShard(shard) for shard in listing.shards]
     if limit is not None:

@@ -141,8 +141,7 @@ class ShardRunner:
         self._owner = new_owner()
         self._metadata = metadata or plan.metadata()
         self._items: Queue[_Item] = Queue()
-        self._model_failures = 0
-        self._model_worked = False
+        self._model_failures = 0  # since it last worked
         self._points_at_once = generator.points_at_once
 
     def waiting(self) -> int:
@@ -407,13 +406,15 @@ class ShardRunner:
                 failure = Failure("internal_error", f"{type(error).__name__}: {error}")
                 log.warning("%s: the model failed", image.image_id, exc_info=True)
         else:
-            self._model_worked = True
+            self._model_failures = 0
             return masks, None
         self._model_failures += 1
-        if not self._model_worked and self._model_failures >= self._config.run.give_up_after:
+        if self._model_failures >= self._config.run.give_up_after:
+            # Photographs that a model cannot mask are rare and far between: this is the set-up, or memory of the device
+            # that others have taken since.
             raise ModelFailure(
-                f"the model failed on all of the first {self._model_failures} images, last on {image.image_id} "
-                f"({failure.type}: {failure.message}): the set-up is wrong, so the job stops here. "
+                f"the model failed on {self._model_failures} images in a row, last on {image.image_id} "
+                f"({failure.type}: {failure.message}): the set-up or the device is at fault, so the job stops here. "
                 "If it is the images, raise run.give_up_after"
             )
         return None, failure

@@ -375,8 +375,27 @@ def test_running_out_of_memory_is_reported_and_changes_no_mask(tiny_model, tmp_p
 def test_a_model_that_fails_on_everything_stops_the_job(tiny_model, tmp_path, monkeypatch):
     photos = write_photos(tmp_path / "photos", 30)
     monkeypatch.setattr(MaskGenerator, "run", raise_at(None, MaskGenerator.run))
-    with pytest.raises(ModelFailure, match=r"first 5 images.*a kernel failed"):
+    with pytest.raises(ModelFailure, match=r"5 images in a row.*a kernel failed"):
         generate(str(photos), str(tmp_path / "out"), config_for(tiny_model, "run.give_up_after=5"))
+
+
+def test_memory_that_others_take_stops_the_job_and_makes_few_failed_rows(tiny_model, tmp_path, monkeypatch):
+    photos = write_photos(tmp_path / "photos", 12)
+    real, calls = MaskGenerator.run, []
+
+    def run(self, *args):
+        calls.append(1)
+        if len(calls) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, *args)
+
+    monkeypatch.setattr(MaskGenerator, "run", run)
+    config = config_for(tiny_model, "run.give_up_after=3", "output.images_per_commit=4")
+    with pytest.raises(ModelFailure, match=r"3 images in a row.*out_of_memory"):
+        generate(str(photos), str(tmp_path / "out"), config)
+    monkeypatch.undo()
+    assert generate(str(photos), str(tmp_path / "out"), config).totals.errors == {}
+    assert_whole(tmp_path / "out")
 
 
 def test_nothing_runs_on_after_an_error(tiny_model, tmp_path, monkeypatch):
