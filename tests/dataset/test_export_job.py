@@ -110,7 +110,8 @@ def test_files_that_lacked_originals_are_tried_again(dataset, tmp_path):
 
 
 _IN_PROCESSES = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
 from dataset.exported import OnePicture
 from data_engine.dataset.export.job import ExportJob
 from data_engine.dataset.export.webdataset import WebDataset
