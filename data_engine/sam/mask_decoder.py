@@ -168,7 +168,8 @@ class TwoWayBlock(nn.Module):
         tokens = self.norm1(attended)
         tokens = self.norm2(tokens + self.cross_attn_token_to_image.gather(tokens + prompt, image, keys))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.cross_attn_image_to_token.scatter(image, keys, tokens + prompt, tokens)
+        own = not self.first and not torch.is_grad_enabled()  # the layer before made it for this one alone
+        image = self.cross_attn_image_to_token.scatter(image, keys, tokens + prompt, tokens, overwrite=own)
         return tokens, self.norm4(image)
 
 
@@ -224,8 +225,11 @@ class CrossAttention(_Projections):
         out = pooled.unflatten(1, (self.num_heads, -1)) @ self.per_head(self.v_proj).mT
         return self.out_proj(out.transpose(1, 2).flatten(2) + self.v_proj.bias)
 
-    def scatter(self, image: Tensor, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """The image attends to the tokens: image and queries NxC or PxNxC, keys and values PxTxC -> image, changed."""
+    def scatter(self, image: Tensor, queries: Tensor, keys: Tensor, values: Tensor, overwrite: bool = False) -> Tensor:
+        """The image attends to the tokens: image and queries NxC or PxNxC, keys and values PxTxC -> image, changed.
+
+        overwrite: change the PxNxC image itself, which saves writing it once more.
+        """
         prompts, count = keys.shape[:2]
         k = self.heads(self.k_proj(keys)) * self.scale
         rows = (k @ self.per_head(self.q_proj)).flatten(1, 2)  # Px(H*T)xC: keys in the image's own space
@@ -237,6 +241,8 @@ class CrossAttention(_Projections):
         added = self.heads(self.v_proj(values)) @ out  # PxHxTxC
         bias = F.pad(self.out_proj.bias[None], (0, 0, 0, self.num_heads - 1))  # on the first head only
         added = (added + bias[:, None]).flatten(1, 2)
+        if overwrite:
+            return image.baddbmm_(shares.mT, added)
         return torch.baddbmm(image.expand(prompts, -1, -1), shares.mT, added)
 
 

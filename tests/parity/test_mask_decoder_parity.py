@@ -134,3 +134,19 @@ def test_released_decoder_size():
     logits = ours.mask_decoder.mask_logits(decoded.image, ours.mask_decoder.mask_weights(decoded, slice(1, None)))
     torch.testing.assert_close(logits, expected[0], rtol=0, atol=1e-4)
     torch.testing.assert_close(decoded.iou[:, 1:], expected[1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(SMALL.grid**2, SMALL.dim), (3, SMALL.grid**2, SMALL.dim)])
+def test_reading_changes_nothing_that_it_was_given(shape):
+    """Without gradients, later layers write where the layer before has."""
+    decoder = both(SMALL)[0].mask_decoder
+    random = torch.Generator().manual_seed(0)
+    given = [torch.randn(size, generator=random) for size in (shape, shape[-2:], (3, 2, SMALL.dim))]
+    before = [tensor.clone() for tensor in given]
+    with torch.enable_grad():
+        expected = decoder.read(*given)
+    with torch.inference_mode():
+        found = decoder.read(*given)
+    assert all(torch.equal(tensor, old) for tensor, old in zip(given, before, strict=True))
+    torch.testing.assert_close(found.image, expected.image.detach(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.iou, expected.iou.detach(), rtol=0, atol=1e-6)
