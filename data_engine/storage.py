@@ -220,11 +220,11 @@ def local_path(uri: str) -> Path:
 
 
 def refuse_unless_text(uri: str) -> None:
-    """Raises UsageError for a path whose bytes are not UTF-8: a plan, which is JSON and Parquet, cannot name it."""
+    """Raises UsageError for an input whose bytes are not UTF-8: the plan's table of shards cannot name it."""
     try:
         uri.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"{uri!a}: this path is not UTF-8, which a dataset cannot name; rename it") from None
+        raise UsageError(f"{uri!a}: this path is not UTF-8, which a plan cannot name; rename it") from None
 
 
 def _brief(error: Exception) -> str:

@@ -31,7 +31,7 @@ from data_engine.pipeline.plan import (
 from data_engine.pipeline.preflight import check_model
 from data_engine.pipeline.progress import Progress
 from data_engine.pipeline.run_log import RunLog
-from data_engine.storage import join, refuse_unless_text
+from data_engine.storage import join
 
 _MANY_RECORDS = 20_000  # reading them takes so long that people wonder
 
@@ -110,7 +110,6 @@ def generate(
     """
     begun = time.monotonic()
     progress = progress or Progress.silent()
-    refuse_unless_text(output)
     with _stop_signals(progress) as stop:
         plan = _settle_plan(input_uri, output, config, limit, progress)
         commits = _committed(output, plan, progress)
