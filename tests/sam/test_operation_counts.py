@@ -87,18 +87,19 @@ def test_a_click_whose_masks_are_not_wanted(segmenter: SamSegmenter, embeddings:
 
 
 def test_only_wanted_masks_are_drawn(segmenter: SamSegmenter, embeddings: Embeddings) -> None:
-    """0.82e9 operations for the upscaling, 0.15e9 for the mask tokens' last look at the image."""
+    """0.82e9 operations for the upscaling, 0.10e9 for the mask tokens' last look at the image."""
     none, one, all_ = (operations(decode, segmenter, embeddings, wanted) for wanted in (0, 1, PROMPTS))
-    assert one - none == pytest.approx(0.97e9, rel=0.03)
+    assert one - none == pytest.approx(0.92e9, rel=0.03)
     assert all_ - none == pytest.approx(PROMPTS * (one - none))
 
 
-def test_a_prompts_own_image_is_written_few_times(segmenter: SamSegmenter, embeddings: Embeddings) -> None:
-    """Each layer adds to it and normalises it, and adds the positions once: nothing else may be of that size."""
-    sizes = allocations(decode, segmenter, embeddings, 0)
-    assert max(sizes) == IMAGE_BYTES
-    assert sum(size > IMAGE_BYTES // 2 for size in sizes) <= 5
-    assert sum(sizes) < 9 * IMAGE_BYTES
+def test_a_prompts_own_image_is_made_once(segmenter: SamSegmenter, embeddings: Embeddings) -> None:
+    """By the first layer; the second writes over it. What leads there is made in tiles of half a megabyte."""
+    large = [size for size in allocations(decode, segmenter, embeddings, 0) if size > 2**19]
+    scores = IMAGE_BYTES * HEADS * TOKENS // CHANNELS
+    assert large.count(IMAGE_BYTES) == 1
+    assert all(size <= scores or size == CELLS * CHANNELS * 4 for size in large if size != IMAGE_BYTES)
+    assert len(large) <= 8
 
 
 def test_masks_are_drawn_in_pieces(segmenter: SamSegmenter, embeddings: Embeddings) -> None:
