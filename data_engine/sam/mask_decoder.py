@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_engine.sam.decoder_tiles import answered_image, image_scores, in_tiles
+from data_engine.sam.image_attention import ImageAttention, image_attention
 from data_engine.sam.layers import ChannelLayerNorm, TransformerMLP
 
 # Cells of images in a step of the upscaling, of all prompts together: what a CPU's cache holds of what they become;
@@ -144,7 +144,7 @@ class TwoWayTransformer(nn.Module):
     def finish(self, tokens: Tensor, queries: Tensor, image: Tensor, positions: Tensor) -> Tensor:
         """The last attention to the image. Each token's is its own affair, so any PxTxC of them will do."""
         attention = self.final_attn_token_to_image
-        return self.norm_final_attn(tokens + attention.gather(queries, image, positions))
+        return self.norm_final_attn(tokens + attention.gather(queries, image_attention(image, positions, few=True)))
 
 
 class TwoWayBlock(nn.Module):
@@ -164,20 +164,17 @@ class TwoWayBlock(nn.Module):
 
     def forward(self, tokens: Tensor, image: Tensor, prompt: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """tokens and prompt PxTxC, image NxC or PxNxC, positions NxC -> tokens PxTxC, image PxNxC."""
-        tiles = in_tiles(image)
-        placed = None if tiles and image.dim() == 3 else image + positions
         # At first the tokens still are the prompt: no residual, no positional encoding.
         attended = self.self_attn(tokens, tokens) if self.first else tokens + self.self_attn(tokens + prompt, tokens)
         tokens = self.norm1(attended)
-        tokens = self.norm2(tokens + self.cross_attn_token_to_image.gather(tokens + prompt, image, positions, placed))
+        attention = image_attention(image, positions)
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image.gather(tokens + prompt, attention))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        answers = self.cross_attn_image_to_token.answers(tokens + prompt, tokens)
-        heads = self.cross_attn_image_to_token.num_heads
-        if tiles:  # the layer before has made the image for this one alone
-            images = image.expand(len(tokens), -1, -1)
-            return tokens, answered_image(images, positions, *answers, heads, self.norm4, overwrite=not self.first)
-        assert placed is not None
-        return tokens, self.norm4(scatter(image, placed, *answers, heads))
+        # After the first layer the image is one that the layer before has made for this one alone.
+        image = self.cross_attn_image_to_token.scatter(
+            tokens + prompt, tokens, attention, self.norm4, overwrite=not self.first
+        )
+        return tokens, image
 
 
 class _Projections(nn.Module):
@@ -218,45 +215,26 @@ class SelfAttention(_Projections):
 class CrossAttention(_Projections):
     """Attention between T prompt tokens and N image tokens (N >> T), every projection on the tokens' side."""
 
-    def gather(self, queries: Tensor, image: Tensor, positions: Tensor, placed: Tensor | None = None) -> Tensor:
-        """Tokens attend to the image: queries PxTxC, image NxC or PxNxC, positions NxC -> PxTxC.
-
-        placed: image + positions, where they have been added; for few queries their scores are the cheaper sum.
-        """
+    def gather(self, queries: Tensor, image: ImageAttention) -> Tensor:
+        """Tokens attend to the image: queries PxTxC -> PxTxC."""
         q = self.heads(self.q_proj(queries)) * self.scale
         rows = (q @ self.per_head(self.k_proj)).flatten(1, 2)  # Px(H*T)xC: queries in the image's own space
-        if placed is not None:
-            scores = rows @ placed.mT
-        elif in_tiles(image):
-            scores = image_scores(rows, image, positions)
-        else:
-            scores = rows @ image.mT
-            scores += rows @ positions.mT
-        pooled = scores.softmax(-1) @ image
+        pooled = image.gather(rows)
         out = pooled.unflatten(1, (self.num_heads, -1)) @ self.per_head(self.v_proj).mT
         return self.out_proj(out.transpose(1, 2).flatten(2) + self.v_proj.bias)
 
-    def answers(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the image needs to attend to tokens (keys and values PxTxC), one row a head and token.
-
-        Px(H*T)xC and Px(H*T)x1: the score of a cell is its product with the first, plus the second; Px(H*T)xC: what
-        its shares are of.
-        """
+    def scatter(
+        self, keys: Tensor, values: Tensor, image: ImageAttention, norm: nn.LayerNorm, *, overwrite: bool
+    ) -> Tensor:
+        """The image attends to the tokens, and is normalised: keys and values PxTxC -> image PxNxC."""
         k = self.heads(self.k_proj(keys)) * self.scale
-        rows = (k @ self.per_head(self.q_proj)).flatten(1, 2)  # keys in the image's own space
-        offset = (k @ self.q_proj.bias.view(self.num_heads, -1, 1)).flatten(1, 2)
+        rows = (k @ self.per_head(self.q_proj)).flatten(1, 2)  # Px(H*T)xC: keys in the image's own space
+        offset = (k @ self.q_proj.bias.view(self.num_heads, -1, 1)).flatten(1, 2)  # Px(H*T)x1
         out = self.out_proj.weight.unflatten(1, (self.num_heads, -1)).permute(1, 2, 0)  # HxdxC
         added = self.heads(self.v_proj(values)) @ out  # PxHxTxC
         bias = F.pad(self.out_proj.bias[None], (0, 0, 0, self.num_heads - 1))  # on the first head only
-        return rows, offset, (added + bias[:, None]).flatten(1, 2)
-
-
-def scatter(image: Tensor, placed: Tensor, rows: Tensor, offset: Tensor, added: Tensor, num_heads: int) -> Tensor:
-    """The image attends to the tokens: image and placed (with positions) NxC or PxNxC -> image PxNxC, changed."""
-    scores = rows @ placed.mT
-    scores += offset
-    shares = scores.unflatten(1, (num_heads, -1)).softmax(2).flatten(1, 2)
-    return torch.baddbmm(image.expand(len(rows), -1, -1), shares.mT, added)
+        added = (added + bias[:, None]).flatten(1, 2)
+        return image.scatter(rows, offset, added, self.num_heads, norm, overwrite=overwrite)
 
 
 class MLP(nn.Module):

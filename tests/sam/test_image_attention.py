@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_engine.sam import decoder_tiles, mask_decoder
+from data_engine.sam import mask_decoder, tiled_attention
+from data_engine.sam.image_attention import Whole, image_attention
 from data_engine.sam.mask_decoder import MaskDecoder
 from data_engine.sam.model import Sam, SamArchitecture
 
@@ -33,11 +34,11 @@ def test_tiles_of_any_size_give_what_whole_operations_give(
 ) -> None:
     """Some cells of a prompt, one prompt, two (of five), all."""
     image = torch.randn(shape)
-    monkeypatch.setattr(decoder_tiles, "_TILE_VALUES", values)
+    monkeypatch.setattr(tiled_attention, "_TILE_VALUES", values)
     given = image.clone()
     in_tiles = read(decoder, image)
     assert torch.equal(image, given)  # only what the layers made themselves is written over
-    monkeypatch.setattr(mask_decoder, "in_tiles", lambda _: False)
+    monkeypatch.setattr(mask_decoder, "image_attention", lambda *given, few=False: Whole(*given, few))
     for found, expected in zip(in_tiles, read(decoder, image), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -52,7 +53,7 @@ def test_a_prompt_has_the_same_answer_in_any_company(decoder: MaskDecoder) -> No
 
 def test_gradients_need_whole_operations(decoder: MaskDecoder) -> None:
     image = torch.randn(CELLS, CHANNELS, requires_grad=True)
-    assert not decoder_tiles.in_tiles(image)
+    assert isinstance(image_attention(image, torch.randn(CELLS, CHANNELS)), Whole)
     decoder.read(image, torch.randn(CELLS, CHANNELS), torch.randn(2, 3, CHANNELS)).iou.sum().backward()
     assert image.grad is not None
     assert image.grad.abs().sum() > 0
