@@ -283,7 +283,7 @@ def measure(root: Path) -> dict[str, Any]:
 
 
 def pictures(roots: list[str], destination: Path) -> None:
-    """viewer.png of the first dataset, viewer-compare.png of both, palette-reduced."""
+    """viewer.png and correct.png of the first dataset, viewer-compare.png of both, palette-reduced."""
     views = {
         "viewer.png": (roots[:1], "image=truck.jpg&points=1"),
         "viewer-compare.png": ([roots[0], "--against", roots[1]], "image=dog.jpg&mask=2"),
@@ -293,10 +293,23 @@ def pictures(roots: list[str], destination: Path) -> None:
             page.goto(f"{address}&{query}")
             page.wait_for_selector("body[data-ready]")
             page.wait_for_timeout(1500)
-            shot = Image.open(io.BytesIO(page.screenshot()))
-            shot.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(
-                destination / name, optimize=True
-            )
+            _save(page, destination / name)
+    with opened(roots[0]) as (page, address, _):
+        page.goto(f"{address.replace('/?', '/correct?')}&image=coffee.jpg")
+        page.fill("#who", "Ada")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#stage[data-image] .picture[src]")
+        page.wait_for_timeout(1500)
+        page.keyboard.press("a")
+        box = page.query_selector(".sheet").bounding_box()
+        page.mouse.click(box["x"] + 0.44 * box["width"], box["y"] + 0.3 * box["height"])
+        page.wait_for_selector("#candidates .button")
+        _save(page, destination / "correct.png")
+
+
+def _save(page: Any, path: Path) -> None:
+    shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    shot.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
 
 
 def main() -> None:

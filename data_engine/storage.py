@@ -86,8 +86,7 @@ _S3FS_TRIES = 2
 _S3_CLIENT = {"connect_timeout": 20, "read_timeout": 60, "retries": {"mode": "standard", "total_max_attempts": 3}}
 _OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {"use_listings_cache": False, "config_kwargs": _S3_CLIENT},
-    "gs": {"use_listings_cache": False},
-    "az": {"use_listings_cache": False},
+    **{scheme: {"use_listings_cache": False} for scheme in ("gs", "gcs", "az", "abfs", "abfss")},
 }
 
 
@@ -99,6 +98,11 @@ def join(root: str, *parts: str) -> str:
 def read_bytes(uri: str, patience: Patience = PATIENT) -> bytes:
     """The whole object. Raises FileNotFoundError or StorageError."""
     return retried(lambda: _read(uri), ONCE if is_local(uri) else patience)
+
+
+def read_range(uri: str, start: int, stop: int, patience: Patience = PATIENT) -> bytes:
+    """Bytes `start` to `stop` of an object, in one request: `read_bytes` asks an S3 store for the size first."""
+    return retried(lambda: _read_range(uri, start, stop), ONCE if is_local(uri) else patience)
 
 
 def list_names(uri: str, patience: Patience = PATIENT) -> list[str]:
@@ -114,6 +118,15 @@ def _read(uri: str) -> bytes:
         if not data and not is_local(uri) and (size := fs.info(path).get("size")):
             raise ConnectionError(f"an empty answer instead of {size:,} bytes")  # seen of overloaded stores
     return data
+
+
+def _read_range(uri: str, start: int, stop: int) -> bytes:
+    fs, path = filesystem(uri)
+    with translated(uri):
+        data: bytes = fs.cat_file(path, start=start, end=stop)
+        if not data and not is_local(uri):
+            raise ConnectionError(f"an empty answer instead of {stop - start:,} bytes")
+        return data
 
 
 def _list(uri: str) -> list[dict[str, Any]]:

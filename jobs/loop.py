@@ -1,6 +1,6 @@
 """What a Ray job runs: `data-engine loop INPUT OUTPUT …`, its masks made on the cluster that the job was submitted to.
 
-OUTPUT and the models in it must be on a file system that all nodes share. Exit code 4 (waiting for the masks of people)
+OUTPUT is a URL, or a folder on a file system that all nodes share. Exit code 4 (waiting for the masks of people)
 is an end that a second run does not change, so it counts as success here; the log says what is waited for.
 """
 

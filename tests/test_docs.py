@@ -37,6 +37,14 @@ def test_every_setting_of_a_job_is_described():
     assert sorted(setting for setting in settings if setting.rpartition(".")[2] not in words) == []
 
 
+def test_every_room_of_the_package_is_in_the_architecture():
+    page = (ROOT / "docs/architecture.md").read_text()
+    rooms = {f"{path.parent.name}/" for path in (ROOT / "data_engine").glob("*/__init__.py")}
+    files = {path.name for path in (ROOT / "data_engine").glob("*.py")} - {"__init__.py"}
+    assert {"sam/", "corrections/"} <= rooms
+    assert sorted(name for name in rooms | files if f"`{name}`" not in page) == []
+
+
 def test_every_type_of_failure_is_described():
     code = "\n".join(
         path.read_text() for room in ("images", "pipeline") for path in (ROOT / "data_engine" / room).glob("*.py")

@@ -34,6 +34,7 @@ ABOVE = {
     "sql",
     "viewer",
     "human_audit",
+    "corrections",
 }
 FOREIGN = {"ray", "typer"}
 

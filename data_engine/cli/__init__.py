@@ -4,6 +4,7 @@ One file a command; each adds itself to the app.
 """
 
 from data_engine.cli import (
+    apply_corrections,
     audit_sample,
     bench,
     config,
@@ -26,6 +27,7 @@ from data_engine.cli.entry import command, main
 
 __all__ = [
     "app",
+    "apply_corrections",
     "audit_sample",
     "bench",
     "command",

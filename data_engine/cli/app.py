@@ -18,7 +18,8 @@ class InOrder(TyperGroup):
     def list_commands(self, _: Any) -> list[str]:
         first = [
             *("generate", "status", "audit", "report", "view", "sql", "dedup", "replay", "audit-sample"),
-            *("audit-report", "export", "evaluate", "train", "loop", "models", "config", "doctor", "bench"),
+            *("audit-report", "apply-corrections", "export", "evaluate", "train", "loop", "models", "config"),
+            *("doctor", "bench"),
         ]
         return sorted(self.commands, key=lambda name: first.index(name) if name in first else len(first))
 

@@ -19,7 +19,8 @@ from data_engine.signed_urls import unsigned
 from data_engine.storage import redact
 
 STOPPED = 130  # exit code, as a shell gives it for SIGINT
-RESUMABLE = {"generate", "replay", "export", "train", "loop"}  # what they have finished stays, and is not done again
+# What they have finished stays, and is not done again.
+RESUMABLE = {"generate", "replay", "apply-corrections", "export", "train", "loop"}
 
 
 def command() -> None:

@@ -10,6 +10,7 @@ import typer
 
 from data_engine.cli.app import SetOption, app, err, out
 from data_engine.errors import StorageError, UsageError
+from data_engine.storage import filesystem, is_local, local_path, redact, scheme_of
 
 if TYPE_CHECKING:
     from data_engine.evaluation.ground_truth import GroundTruth
@@ -22,18 +23,23 @@ if TYPE_CHECKING:
     "data-engine evaluate bsds --model starter --clicks 1 --no-automatic\n\n"
     "data-engine evaluate val2017 --ground-truth annotations/instances_val2017.json --model sam_vit_b --limit 500\n\n"
     "data-engine evaluate photos --ground-truth id_maps --set masks.pred_iou_thresh=0.5 --output result.json\n\n"
-    "data-engine evaluate photos --ground-truth masks-of-a-larger-model --model small.safetensors"
+    "data-engine evaluate photos --ground-truth masks-of-a-larger-model --model small.safetensors\n\n"
+    "data-engine evaluate s3://bucket/val2017 --ground-truth s3://bucket/instances_val2017.json.gz --model sam_vit_b"
 )
 def evaluate(
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A folder of photographs, or one with images/ and their masks in it.")
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="A folder of photographs, or one with images/ and their masks in it; local or in a store (s3://…).",
+        ),
     ],
     ground_truth: Annotated[
         str | None,
         typer.Option(
             metavar="FILE_OR_FOLDER",
-            help="COCO's JSON, a folder of id maps (PNG, 0 is no region), or a dataset made by generate. "
-            "Default: instances.json or segments/ in DATA.",
+            help="COCO's JSON (also .json.gz), a folder of id maps (PNG, 0 is no region), or a dataset made by "
+            "generate; local or in a store. Default: instances.json or segments/ in DATA.",
         ),
     ] = None,
     model: Annotated[str, typer.Option(help="A known model (see `models`) or a checkpoint file.")] = "starter",
@@ -55,10 +61,12 @@ def evaluate(
         float, typer.Option(min=0, max=1, help="Do not click on objects below this share of their image.")
     ] = 0.001,
     leave_out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Photographs not to measure on: those of the training.")
+        str | None, typer.Option(metavar="FOLDER", help="Photographs not to measure on: those of the training.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws the objects of --masks-per-image.")] = 0,
-    output: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Where the figures go.")] = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="FILE.json", help="Where the figures go: a path, or a URL of a store.")
+    ] = None,
 ) -> None:
     """Measure a model against ground truth: clicks, boxes, automatic generation, and baselines beside them."""
     from data_engine.config import load_config
@@ -79,8 +87,8 @@ def evaluate(
         smallest_share=smallest_share,
         seed=seed,
     )
-    if output is not None and not output.absolute().parent.is_dir():
-        raise UsageError(f"--output {output}: no folder {output.parent}")
+    if output is not None:
+        _refuse_unless_writable(output)
     truth = open_ground_truth(data, ground_truth)
     if leave_out is not None:
         truth = truth.leave_out(leave_out)
@@ -128,8 +136,24 @@ def _numbers(clicks: str) -> tuple[int, ...]:
     return () if numbers == {0} else tuple(sorted(numbers))
 
 
-def _write(output: Path, result: dict[str, object]) -> None:
+def _refuse_unless_writable(output: str) -> None:
+    """What can be known before hours of measuring."""
+    if scheme_of(output) in ("http", "https"):
+        raise UsageError(f"--output {redact(output)}: a web server takes no files; give a path or a URL of a store")
+    if not is_local(output):
+        filesystem(output)  # a scheme that is unknown or not installed
+    elif not local_path(output).parent.is_dir():
+        raise UsageError(f"--output {output}: no folder {Path(output).parent}")
+
+
+def _write(output: str, result: dict[str, object]) -> None:
+    from data_engine.pipeline.commit import put
+
+    text = json.dumps(result, indent=1) + "\n"
+    if not is_local(output):
+        put(output, text.encode())
+        return
     try:
-        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        local_path(output).write_text(text, encoding="utf-8")
     except OSError as error:
         raise StorageError(f"{output} cannot be written: {error.strerror}; the figures are above") from None

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     "data-engine loop photos/ loop/ --held-out labelled/ --rounds 3\n\n"
     "data-engine loop photos/ loop/ --config my-loop.yaml --set training.train.steps=500\n\n"
     "data-engine loop photos/ loop/ --config with-people.yaml --set 'people=coco:corrected-{round}.json@photos'\n\n"
-    "data-engine loop s3://bucket/photos loop/ --held-out labelled/ --set generate.run.engine=ray "
-    "--set datasets=s3://bucket/loop"
+    "data-engine loop s3://bucket/photos s3://bucket/loop --held-out labelled/ --set generate.run.engine=ray"
 )
 def loop(
     input: Annotated[str, typer.Argument(metavar="INPUT", help="Photographs, as for `generate`.")],
-    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="A local folder for models, datasets and the table.")],
+    output: Annotated[
+        str, typer.Argument(metavar="OUTPUT", help="A folder or an fsspec URL for models, datasets and the table.")
+    ],
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="A YAML file of settings.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="So many rounds in all; more than before go on.")] = None,
     model: Annotated[str | None, typer.Option(help="Where round 1 starts: a known model or a checkpoint file.")] = None,

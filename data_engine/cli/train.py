@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from data_engine.cli.app import SetOption, app, err, out
+from data_engine.storage import redact
 
 if TYPE_CHECKING:
     from data_engine.train.supervised.settings import TrainingSettings
@@ -24,13 +25,19 @@ _FIGURES = ("loss", "focal", "dice", "first_iou", "last_iou")
     "--output run\n\n"
     "data-engine train --config configs/finetune.yaml --data idmaps:images@segments --output run\n\n"
     "data-engine train --model sam_vit_l --data dataset:masks --set 'model.lora={rank: 8}' --output run\n\n"
+    "data-engine train --model sam_vit_b --data dataset:s3://bucket/masks --output s3://bucket/run --workers 8\n\n"
     "data-engine generate photos/ masks/ --config reference --set model.name=run/model.safetensors"
 )
 def train(
     data: Annotated[
         str, typer.Option(metavar="SPEC", help="What to train on, such as dataset:PATH or coco:JSON@IMAGES.")
     ],
-    output: Annotated[str, typer.Option(metavar="FOLDER", help="Where weights, state and logs go; the same resumes.")],
+    output: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER_OR_URL", help="Where weights, state and logs go, such as s3://bucket/run; the same resumes."
+        ),
+    ],
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="A YAML file of settings.")] = None,
     model: Annotated[
         str | None, typer.Option(help="Where to start: a known model (see `models`) or a checkpoint file.")
@@ -39,22 +46,26 @@ def train(
         str | None, typer.Option(metavar="SPEC", help="Held-out images to measure on, as in --data.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Train with so many workers through Ray Train.")] = 1,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, help="Train with so many workers through Ray Train, on the cluster of run.ray.address."),
+    ] = 1,
     set_: SetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show settings and data; train nothing.")] = False,
 ) -> None:
     """Train a SAM on images with masks. The same command again goes on where a run was cut."""
-    from data_engine.train.supervised.run import local_output, open_sources
-    from data_engine.train.supervised.run import train as run_training
+    from data_engine.train.supervised.outputs import check_output, train_into
+    from data_engine.train.supervised.run import open_sources
     from data_engine.train.supervised.settings_file import load_settings
 
     overrides = [f"model.name={json.dumps(model)}"] if model else []
     overrides += [f"data.validation={json.dumps(validation)}"] if validation else []
     overrides += [f"run.device={device}"] if device else []
     settings = load_settings(config, overrides + (set_ or []))
-    local_output(output)  # a URL is refused before anything is listed or loaded
+    found = check_output(output)  # what cannot be is said before anything is listed or loaded
     if dry_run:
         _show(settings, open_sources(data, settings).describe())
+        out.print(f"{redact(output)}: {found}\nNothing was trained.", soft_wrap=True)
         return
     if workers > 1:
         from data_engine.train.supervised.ray_workers import train_on_ray
@@ -62,8 +73,8 @@ def train(
         weights = train_on_ray(settings, data, output, workers)
     else:
         with _Console(settings.run.log_every_steps) as console:
-            weights = run_training(settings, open_sources(data, settings), output, data_name=data, watcher=console)
-    _print_result(weights)
+            weights = train_into(settings, open_sources(data, settings), output, data_name=data, watcher=console)
+    _print_result(output, weights)
 
 
 def _show(settings: TrainingSettings, sources: dict[str, Any]) -> None:
@@ -73,16 +84,17 @@ def _show(settings: TrainingSettings, sources: dict[str, Any]) -> None:
 
     sys.stdout.write(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
     out.print(json.dumps(sources, indent=1), soft_wrap=True)
-    out.print("Nothing was trained.")
 
 
-def _print_result(weights: Path) -> None:
-    from data_engine.train.supervised.log_files import VALIDATIONS, read_lines
+def _print_result(output: str, weights: str) -> None:
+    from data_engine.storage import filesystem, join, read_bytes
+    from data_engine.train.supervised.log_files import VALIDATIONS, parse_lines
 
-    validations = read_lines(weights.parent / VALIDATIONS)
+    validations = parse_lines(read_bytes(join(output, VALIDATIONS)).decode())
     if validations:
         out.print(_table(validations[0], validations[-1]))
-    out.print(f"{weights}: {weights.stat().st_size:,} bytes", soft_wrap=True)
+    fs, path = filesystem(weights)
+    out.print(f"{redact(weights)}: {fs.size(path):,} bytes", soft_wrap=True)
 
 
 def _table(first: dict[str, Any], last: dict[str, Any]) -> Table:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Hashable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,55 +13,73 @@ from pycocotools import mask as coco
 from rlemasklib import RLEMask
 
 from data_engine.errors import SourceError
+from data_engine.evaluation.coco_rows import read_rows
 from data_engine.evaluation.ground_truth import Entry, GroundTruth, Outlines
+from data_engine.evaluation.photographs import Photographs
 from data_engine.masks import rle
+from data_engine.storage import redact
 
 
-def coco_truth(images: Path, file: Path) -> GroundTruth:
-    """The images of a COCO file that are in the folder and have at least one object, by id. Raises SourceError."""
-    content = _read(file)
-    annotations: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in content["annotations"]:
-        annotations[annotation.get("image_id")].append(annotation)
-    entries, missing = [], 0
-    for image in sorted(content["images"], key=lambda image: (str(type(image.get("id"))), image.get("id"))):
+def coco_truth(images: str, file: str) -> GroundTruth:
+    """The images of a COCO file that are in the folder and have at least one object, by id.
+
+    Both are paths or URLs. Of the annotations the text is kept, which takes a fifth of the memory of what it says.
+    Raises SourceError and StorageError.
+    """
+    rows: list[tuple[Hashable, str, int, int]] = []  # id, file_name, height, width
+    texts: dict[Hashable, list[str]] = defaultdict(list)  # by image
+    with_objects: set[Hashable] = set()
+    name = redact(file)
+
+    def take_image(row: dict[str, Any], _: str) -> None:
         try:
-            name, height, width = str(image["file_name"]), int(image["height"]), int(image["width"])
-        except (KeyError, TypeError, ValueError):
-            raise SourceError(f"{file}: image {image.get('id')!r} lacks file_name, height or width") from None
-        mine = annotations[image.get("id")]
-        if all(annotation.get("iscrowd") for annotation in mine):
-            continue
-        if not (images / name).is_file():
+            rows.append((_hashable(row["id"]), str(row["file_name"]), int(row["height"]), int(row["width"])))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise SourceError(f"{name}: image {row.get('id')!r} lacks file_name, height, width or id") from None
+
+    def take_annotation(row: dict[str, Any], text: str) -> None:
+        try:
+            image = _hashable(row.get("image_id"))
+        except TypeError:
+            raise SourceError(
+                f"{name}: annotation {row.get('id')!r} is of image {row['image_id']!r}, which is no id"
+            ) from None
+        texts[image].append(text)
+        if not row.get("iscrowd"):
+            with_objects.add(image)
+
+    read_rows(file, {"images": take_image, "annotations": take_annotation})
+    rows = [row for row in rows if row[0] in with_objects]
+    photographs = Photographs(images, recursive=any("/" in row[1] for row in rows))
+    entries, missing = [], 0
+    for image, file_name, height, width in sorted(rows, key=lambda row: (str(type(row[0])), row[0])):
+        picture = photographs.find(file_name)
+        if picture is None:
             missing += 1
             continue
-        entries.append(Entry(name, images / name, partial(_outlines, file, mine, height, width)))
-    return GroundTruth("COCO", str(file), entries, missing)
+        annotations = ",".join(texts[image])
+        texts[image] = [annotations]
+        entries.append(Entry(file_name, picture, partial(_outlines, name, annotations, height, width)))
+    return GroundTruth("COCO", name, entries, missing)
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SourceError(f"{file} cannot be read: {error.strerror}; give COCO's instances file") from None
-    except ValueError as error:
-        raise SourceError(f"{file} is not JSON ({error}); give COCO's instances file") from None
-    parts = [content.get(key) for key in ("images", "annotations")] if isinstance(content, dict) else []
-    if not parts or not all(isinstance(part, list) and all(isinstance(row, dict) for row in part) for part in parts):
-        raise SourceError(f"{file} is not COCO's format: it needs the lists `images` and `annotations`")
-    return content
+def _hashable(value: Any) -> Hashable:
+    """Raises TypeError for a list or an object, which is no id."""
+    hash(value)
+    return value
 
 
-def _outlines(file: Path, annotations: list[dict[str, Any]], height: int, width: int) -> Outlines:
+def _outlines(file: str, annotations: str, height: int, width: int) -> Outlines:
+    """annotations: JSON objects with commas between them."""
     found = Outlines([], [])
-    for annotation in annotations:
+    for annotation in json.loads(f"[{annotations}]"):
         runs = _runs(file, annotation, height, width)
         if runs.area():
             (found.crowds if annotation.get("iscrowd") else found.masks).append(runs)
     return found
 
 
-def _runs(file: Path, annotation: dict[str, Any], height: int, width: int) -> RLEMask:
+def _runs(file: str, annotation: dict[str, Any], height: int, width: int) -> RLEMask:
     outline = annotation.get("segmentation")
     where = f"{file}: annotation {annotation.get('id')!r}"
     try:

@@ -8,6 +8,7 @@ photos/ + a dataset         the masks of one of data-engine's own datasets
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,9 +16,13 @@ import numpy as np
 from rlemasklib import RLEMask
 
 from data_engine.errors import SourceError, UsageError
-from data_engine.images.decode import decode
-from data_engine.images.settings import InputSettings
-from data_engine.images.shard import ImageError
+from data_engine.evaluation.photographs import pixels_of
+from data_engine.evaluation.places import is_folder
+from data_engine.images.shard import FileEntry, ImageError
+from data_engine.prefetch import prefetched
+from data_engine.storage import list_names, redact
+
+_READERS = 2  # threads that fetch and decode photographs ahead of the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +36,13 @@ class Entry:
     """A photograph that has ground truth. Both are read when they are asked for."""
 
     image_id: str
-    path: Path
+    picture: FileEntry
     outlines: Callable[[], Outlines]
+
+    @property
+    def file_name(self) -> str:
+        """Without folders."""
+        return self.image_id.rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,34 +64,40 @@ class GroundTruth:
     """Images that were asked not to be measured."""
 
     def images(self, limit: int | None = None) -> Iterator[AnnotatedImage]:
-        """The first `limit` images. Raises SourceError for one that cannot be read or does not fit its masks."""
-        for entry in self.entries[:limit]:
-            pixels = _pixels(entry.path)
-            outlines = entry.outlines()
-            for runs in (*outlines.masks, *outlines.crowds):
-                if tuple(runs.shape) != pixels.shape[:2]:
-                    (h, w), (height, width) = runs.shape, pixels.shape[:2]
-                    raise SourceError(
-                        f"{entry.path} is {width}x{height} pixels, its masks in {self.source} are {w}x{h}: "
-                        "use the image that was annotated (a resized or EXIF-rotated one does not fit)"
-                    )
-            yield AnnotatedImage(entry.image_id, pixels, outlines.masks, outlines.crowds)
+        """The first `limit` images, of which some are read ahead.
 
-    def leave_out(self, folder: Path) -> GroundTruth:
+        Raises SourceError for one that cannot be read or does not fit its masks, StorageError where a store fails.
+        """
+        entries = self.entries[:limit]
+        with closing(prefetched(entries, _pixels, _READERS)) as read:
+            for entry, pixels in zip(entries, read, strict=True):
+                outlines = entry.outlines()
+                for runs in (*outlines.masks, *outlines.crowds):
+                    if tuple(runs.shape) != pixels.shape[:2]:
+                        (h, w), (height, width) = runs.shape, pixels.shape[:2]
+                        raise SourceError(
+                            f"{redact(entry.picture.uri)} is {width}x{height} pixels, its masks in {self.source} are "
+                            f"{w}x{h}: use the image that was annotated (a resized or EXIF-rotated one does not fit)"
+                        )
+                yield AnnotatedImage(entry.image_id, pixels, outlines.masks, outlines.crowds)
+
+    def leave_out(self, folder: str | Path) -> GroundTruth:
         """Without the images that a folder has too, by file name; "coco-1.jpg" there leaves out "1.jpg"."""
-        if not folder.is_dir():
-            raise UsageError(f"--leave-out {folder}: no such folder")
-        names = {name for path in folder.iterdir() for name in (path.name, path.name.partition("-")[2])}
-        kept = [entry for entry in self.entries if entry.path.name not in names]
+        folder = str(folder)
+        if not is_folder(folder):
+            raise UsageError(f"--leave-out {redact(folder)}: no such folder")
+        names = {name for found in list_names(folder) for name in (found, found.partition("-")[2])}
+        kept = [entry for entry in self.entries if entry.file_name not in names]
         if not kept:
-            raise UsageError(f"--leave-out {folder}: no image of {self.source} is left")
+            raise UsageError(f"--leave-out {redact(folder)}: no image of {self.source} is left")
         return replace(self, entries=kept, left_out=len(self.entries) - len(kept))
 
 
-def _pixels(path: Path) -> np.ndarray:
+def _pixels(entry: Entry) -> np.ndarray:
+    name = redact(entry.picture.uri)
     try:
-        return decode(path.read_bytes(), InputSettings())
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
+        return pixels_of(entry.picture)
     except ImageError as error:
-        raise SourceError(f"{path} is no picture that can be measured on: {error}; replace or remove it") from None
+        if error.type == "unreadable":
+            raise SourceError(f"{name} cannot be read: {error}; put it back, or check its permissions") from None
+        raise SourceError(f"{name} is no picture that can be measured on: {error}; replace or remove it") from None

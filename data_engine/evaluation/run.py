@@ -21,6 +21,7 @@ from data_engine.evaluation.encoded_once import encoded_once
 from data_engine.evaluation.ground_truth import AnnotatedImage, GroundTruth
 from data_engine.masks import rle
 from data_engine.masks.generator import MaskGenerator
+from data_engine.masks.image_masks import ImageMasks
 from data_engine.masks.settings import MaskSettings
 from data_engine.sam.predictor import SamPredictor
 from data_engine.sam.segmenter import Embeddings, SamSegmenter
@@ -117,7 +118,10 @@ class _Run:
                 self._ask_baselines(image.pixels, asked)
         if settings.automatic:
             with self.clock("automatic"):
-                self._generate(image, settings.automatic)
+                found = self._generate(image, settings.automatic)
+            with self.clock("average recall"):
+                truths = image.masks, image.crowds
+                self._recall.add(found.height, found.width, *truths, found.counts, found.predicted_iou)
 
     def result(self, source: str) -> Measured:
         measured = self._measured
@@ -135,8 +139,7 @@ class _Run:
             for name, parts in self._baselines.items()
         }
         if self._settings.automatic:
-            with self.clock("average recall"):
-                measured.average_recall = self._recall.result()
+            measured.average_recall = self._recall.result()
         return measured
 
     @contextmanager
@@ -163,10 +166,10 @@ class _Run:
         self._baselines["felzenszwalb"].append(felzenszwalb_answers(pixels, asked, clicks))
         self._baselines["flood_fill"].append(flood_answers(pixels, asked, clicks))
 
-    def _generate(self, image: AnnotatedImage, settings: MaskSettings) -> None:
+    def _generate(self, image: AnnotatedImage, settings: MaskSettings) -> ImageMasks:
         known = self._segmenter.prepare(image.pixels)
         segmenter = encoded_once(self._segmenter, known, Embeddings(self._predictor.get_image_embedding()))
         generator = MaskGenerator(segmenter, settings)
         found = generator.run(generator.prepare(image.pixels))
         self._measured.generated += len(found)
-        self._recall.add(found.height, found.width, image.masks, image.crowds, found.counts, found.predicted_iou)
+        return found

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from data_engine.masks.rle import decode, from_counts_string
-
 _CONTEXT = 0.6  # of the longer side of the mask's box, on every side
 _LEAST_CONTEXT = 0.08  # of the longer side of the image
 _SIDE = 640  # of each of the two pictures
@@ -22,6 +20,8 @@ def window(box: tuple[int, int, int, int], width: int, height: int) -> tuple[int
 
 def draw_crop(pixels: np.ndarray, counts: str, box: tuple[int, int, int, int]) -> Image.Image:
     """HxWx3 uint8, the mask's COCO counts and its box x, y, w, h -> both pictures side by side."""
+    from data_engine.masks.rle import decode, from_counts_string  # brings torch, which a viewer begins without
+
     height, width = pixels.shape[:2]
     x0, y0, x1, y1 = window(box, width, height)
     mask = decode(from_counts_string(counts, height, width))[y0:y1, x0:x1]

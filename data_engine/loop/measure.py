@@ -28,7 +28,7 @@ def held_out(settings: LoopSettings, trained_on: Iterable[str] = ()) -> GroundTr
         )
     truth = open_ground_truth(plan.data, plan.ground_truth)
     names = {name.rsplit("/", 1)[-1] for name in trained_on}
-    kept = [entry for entry in truth.entries if entry.path.name not in names]
+    kept = [entry for entry in truth.entries if entry.file_name not in names]
     if not kept:
         raise UsageError(
             f"{truth.source}: every image of it is in the loop's input; hold some back, or name other ground truth"
@@ -38,7 +38,7 @@ def held_out(settings: LoopSettings, trained_on: Iterable[str] = ()) -> GroundTr
 
 def refuse_measured(truth: GroundTruth, trained_on: Iterable[str]) -> None:
     """Raises UsageError where a photograph of the ground truth is trained on, by file name: through people or `mix`."""
-    measured = {entry.path.name for entry in truth.entries}
+    measured = {entry.file_name for entry in truth.entries}
     both = sorted(measured.intersection(name.rsplit("/", 1)[-1] for name in trained_on))
     if both:
         raise UsageError(

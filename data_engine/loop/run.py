@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from data_engine import __version__
 from data_engine.dataset.reader import MaskDataset
 from data_engine.dataset.schema import SCHEMA_VERSION
 from data_engine.errors import ConfigError, DatasetError, SourceError
-from data_engine.loop.folder import CARD, LoopFolder, read_json, write_json, write_text
+from data_engine.loop.folder import CARD, EVALUATION, LoopFolder, read_json, write_json, write_text
 from data_engine.loop.measure import evaluate, held_out, measurement, refuse_measured
 from data_engine.loop.selection import people_spec, select, training_spec
 from data_engine.loop.settings import LoopSettings
@@ -22,7 +21,8 @@ from data_engine.pipeline.job import generate
 from data_engine.pipeline.plan import input_name
 from data_engine.pipeline.progress import Progress
 from data_engine.sam.checkpoints import identify
-from data_engine.train.supervised.output_lock import only_writer
+from data_engine.storage import join
+from data_engine.train.supervised.store_lock import only_writer_anywhere
 
 
 class LoopWatcher(Protocol):
@@ -92,7 +92,7 @@ def run_loop(input_uri: str, output: str, settings: LoopSettings, watcher: LoopW
     loop = _Loop(input_uri, output, settings, watcher or Unwatched())
     loop.refuse_what_would_fail_later()
     loop.folder.make()
-    with only_writer(loop.folder.path):
+    with only_writer_anywhere(loop.folder.root):
         loop.settle()
         try:
             for number in range(1, settings.rounds + 1):
@@ -147,11 +147,11 @@ class _Loop:
 
     def write(self) -> None:
         """The table, unless the one that stands has more rounds: those asked for before, or not yet found again."""
-        stands = read_json(self.folder.path / "rounds.json")
+        stands = read_json(self.folder.of_round(0, "rounds.json"))
         if stands is not None and len(stands["rows"]) > len(self.report.rows):
             return
-        write_json(self.folder.path / "rounds.json", self.report.as_json())
-        write_text(self.folder.path / "rounds.md", as_markdown(self.report.rows))
+        write_json(self.folder.of_round(0, "rounds.json"), self.report.as_json())
+        write_text(self.folder.of_round(0, "rounds.md"), as_markdown(self.report.rows))
 
     # ---- the steps --------------------------------------------------------------------------------------------------
 
@@ -197,8 +197,9 @@ class _Loop:
         number, settings = self._number, self.settings
         output = self.folder.training(number)
         if self.folder.weights(number) is None:
+            from data_engine.train.supervised.outputs import train_into
             from data_engine.train.supervised.ray_workers import train_on_ray
-            from data_engine.train.supervised.run import open_sources, train
+            from data_engine.train.supervised.run import open_sources
 
             trainer = settings.trainer(self._training_start(number))
             self._await_people(number)
@@ -207,10 +208,10 @@ class _Loop:
             refuse_measured(held_out(settings, names), sources.training.image_ids())
             with self._step("training"):
                 if settings.training_workers > 1:
-                    train_on_ray(trainer, spec, str(output), settings.training_workers)
+                    train_on_ray(trainer, spec, output, settings.training_workers)
                 else:
-                    train(trainer, sources, output, data_name=spec, watcher=_Steps(self.watcher.advanced))
-        card = read_json(output / CARD) or {}
+                    train_into(trainer, sources, output, data_name=spec, watcher=_Steps(self.watcher.advanced))
+        card = read_json(join(output, CARD)) or {}
         return int(card.get("progress", {}).get("steps", 0))
 
     def _await_people(self, number: int) -> None:
@@ -225,11 +226,13 @@ class _Loop:
         except (ConfigError, SourceError, DatasetError) as error:
             raise _Waiting(
                 f"round {number} waits for masks of people at {spec} ({error}). "
-                f"Its proposals: data-engine export {self.folder.masks(number)} proposals-{number} --format coco"
+                f"Correct its proposals here: data-engine view {self.folder.masks(number)} (the page /correct), then "
+                f"data-engine apply-corrections; or in another tool: data-engine export {self.folder.masks(number)} "
+                f"proposals-{number} --format coco"
             ) from None
 
     def _evaluation(self, number: int, model: str, trained_on: list[str]) -> dict[str, Any]:
-        path = self.folder.evaluation(number)
+        path = self.folder.of_round(number, EVALUATION)
         found = read_json(path)
         if found is None:
             truth = held_out(self.settings, trained_on)
@@ -243,7 +246,7 @@ class _Loop:
     def _model(self, number: int) -> str:
         """The model after a round; before the first, the one that the loop starts from."""
         weights = self.folder.weights(number) if number else None
-        return str(weights) if weights is not None else self.settings.model
+        return weights if weights is not None else self.settings.model
 
     def _training_start(self, number: int) -> str:
         return self._model(number - 1) if self.settings.start_from == "previous" else self.settings.model
@@ -263,8 +266,8 @@ class _Loop:
         # A step that was found done takes no time: what is kept is from the run that did most of it.
         write_json(self._seconds_file(), {**before, name: max(spent, before.get(name, 0.0))})
 
-    def _seconds_file(self) -> Path:
-        return self.folder.evaluation(self._number).with_name("seconds.json")
+    def _seconds_file(self) -> str:
+        return self.folder.of_round(self._number, "seconds.json")
 
 
 class _Steps:

@@ -8,9 +8,9 @@ from data_engine.config import JobConfig
 from data_engine.dataset.reader import MaskDataset
 from data_engine.dataset.rejects import keeps_rejects
 from data_engine.errors import DatasetError
-from data_engine.images.shard import FileEntry
 from data_engine.masks.settings import MaskSettings
-from data_engine.pipeline.plan import JobPlan, PlannedShard, input_name
+from data_engine.pipeline.plan import JobPlan, input_name
+from data_engine.replay.derived import kept_shards
 
 
 def replay_plan(dataset: MaskDataset, plan: JobPlan, config: JobConfig, settings: MaskSettings) -> JobPlan:
@@ -28,32 +28,10 @@ def replay_plan(dataset: MaskDataset, plan: JobPlan, config: JobConfig, settings
     return replace(
         plan,
         config=content,
-        shards=plan.shards if share == 1 else _kept(dataset, plan, share),
+        shards=plan.shards if share == 1 else kept_shards(dataset, plan, lambda image: keeps_rejects(image, share)),
         replayed_from={
             "dataset": input_name(dataset.root),
             "fingerprint": plan.fingerprint,
             "keep_rejects": share,
         },
     )
-
-
-def _kept(dataset: MaskDataset, plan: JobPlan, share: float) -> tuple[PlannedShard, ...]:
-    """The shards as far as their images kept rejects: of listed files those files, of others how many images."""
-    counts: dict[str, int] = {}
-    for record in dataset.commits:
-        kept = sum(keeps_rejects(image_id, share) for image_id in dataset.image_ids(record))
-        counts[record.shard] = counts.get(record.shard, 0) + kept
-    return tuple(_only_kept(planned, counts[planned.id], share) for planned in plan.shards if counts.get(planned.id))
-
-
-def _only_kept(planned: PlannedShard, count: int, share: float) -> PlannedShard:
-    shard = planned.shard
-    if not shard.files:
-        return PlannedShard(shard, take=count)
-    files = tuple(file for file in shard.files[: planned.take] if keeps_rejects(file.image_id, share))
-    return PlannedShard(replace(shard, files=files, images=len(files), size=_bytes(files)))
-
-
-def _bytes(files: tuple[FileEntry, ...]) -> int | None:
-    sizes = [file.size for file in files]
-    return None if None in sizes else sum(size for size in sizes if size is not None)

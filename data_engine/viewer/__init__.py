@@ -7,6 +7,7 @@
 | `originals.py`, `tar_slice.py` | one image's encoded bytes, without reading the input through |
 | `pictures.py` | encoded bytes -> a picture a browser shows, upright and downscaled |
 | `api.py` | the routes under `/api`, JSON |
+| `audit_api.py`, `correct_api.py` | the pages where masks are judged and corrected, and their routes |
 | `guard.py` | who may ask: token, host, origin; and what a page may load |
 | `app.py`, `server.py` | all of it as an ASGI application; the socket it is served from |
 | `static/` | the page: plain modules without a build step |
@@ -30,6 +31,8 @@ links to the routes that are no API (`GET /api/info`, "pages").
 -> `Mask` (`runs`, `area`, `contains(x, y)`), `iou(a, b)`. `static/overlay.js` draws: `new Overlay(parent)`,
 `overlay.load(image)` with an answer of `/api/image`, `overlay.show(indices, colourOf)`, `overlay.highlight(index)`
 (null: none), `overlay.at(x, y)`. `static/stage.js` is picture and overlay with zoom and pan: `new Stage(root, parts)`,
-`stage.load(image, address)`, `stage.draw(indices, colourOf)`. `static/theme.css` has colours, type and controls, and
-what the overlay's canvases need; a stage's own layout is in `static/stage.css`.
+`stage.load(image, address)`, `stage.draw(indices, colourOf)`; with `grab` among its parts, presses of the pointer are
+the page's. `static/paint.js` paints on masks and encodes them: `stroke`, `union`, `without`, `encode(mask)`.
+`static/theme.css` has colours, type and controls, and what the overlay's canvases need; a stage's own layout is in
+`static/stage.css`.
 """

@@ -8,13 +8,13 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route
 
-from data_engine.viewer import api, audit_api
+from data_engine.viewer import api, audit_api, correct_api
 from data_engine.viewer.guard import Guard
 from data_engine.viewer.pages import page, static_files
 from data_engine.viewer.run import ViewedRun
 
 # Each offers routes of its own; the package's docstring says how.
-EXTRA: tuple[Callable[[Sequence[ViewedRun]], list[BaseRoute]], ...] = (audit_api.routes,)
+EXTRA: tuple[Callable[[Sequence[ViewedRun]], list[BaseRoute]], ...] = (audit_api.routes, correct_api.routes)
 
 
 def create_app(runs: Sequence[ViewedRun], token: str, port: int, once: str | None = None) -> Starlette:

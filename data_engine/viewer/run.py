@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 from threading import Lock
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from data_engine.corrections.click_model import ClickModel
 from data_engine.dataset.commits import CommitRecord, Totals, read_commits
 from data_engine.dataset.reader import MaskDataset
 from data_engine.dataset.schema import MASKS
 from data_engine.errors import DatasetError
+from data_engine.images.decode import decode
 from data_engine.pipeline.originals import relinked
 from data_engine.pipeline.plan import read_plan
 from data_engine.viewer.byte_cache import ByteCache
@@ -31,8 +34,10 @@ _DIGITS = {"predicted_iou": 5, "stability_score": 5, "point_x": 2, "point_y": 2,
 class ViewedRun:
     """One dataset. Safe among threads; `refresh` takes in what was committed since."""
 
-    def __init__(self, root: str, input_uri: str | None = None) -> None:
-        """input_uri: the input with its links signed anew, where they are signed. Raises DatasetError, UsageError."""
+    def __init__(self, root: str, input_uri: str | None = None, model: str | None = None, device: str = "auto") -> None:
+        """input_uri: the input with its links signed anew, where they are signed. model, device: what answers clicks,
+        by default the dataset's own model. Raises DatasetError, UsageError.
+        """
         plan = read_plan(root)
         if plan is None:
             raise DatasetError(f"no dataset at {root}: it has no _plan/job.json")
@@ -42,6 +47,10 @@ class ViewedRun:
         self.complete = dataset.complete
         self.index = ImageIndex(root, dataset.commits)
         self.originals = Originals(relinked(plan, input_uri))
+        offset = plan.config.get("masks", {}).get("stability_score_offset", 1.0)
+        self.model = ClickModel(
+            model or plan.model_name, device, None if model else plan.model_sha256, stability_offset=offset
+        )
         self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
         self._lock = Lock()
         self._pictures = ByteCache(_PICTURE_BYTES)
@@ -111,6 +120,23 @@ class ViewedRun:
         number, row = index.locate(position)
         return index.records[number], row, position
 
+    def next_image(self, position: int, step: int, left_out: Collection[str] = ()) -> int | None:
+        """The position of the next masked image after `position` (before it: step -1) that is not left out, or None."""
+        index = self.index
+        position += step
+        while 0 <= position < len(index):
+            number, row = index.locate(position)
+            part = index.slice(number)
+            if part.errors[row].as_py() is None and part.ids[row].as_py() not in left_out:
+                return position
+            position += step
+        return None
+
+    def image_id(self, position: int) -> str:
+        """Of the image at a position of the dataset."""
+        number, row = self.index.locate(position)
+        return str(self.index.slice(number).ids[row].as_py())
+
     def image(self, image_id: str, hint: int | None = None) -> dict[str, Any]:
         """An image's row, position and mask columns, as JSON takes them. Raises KeyError."""
         record, row, position = self.find(image_id, hint)
@@ -137,15 +163,25 @@ class ViewedRun:
         kept = self._pictures.get(key)
         if kept is not None:
             return kept
-        with open_part(self.root, record.images) as file:
-            columns = file.read(columns=["uri", "sha256"])
-        uri, digest = (columns[name][row].as_py() for name in ("uri", "sha256"))
-        data = self.originals.read(index.records, number, row, uri, digest)
+        data = self._original(index, number, row)
         if isinstance(data, Missing):
             return data
         shown = picture(data, self.originals.settings, side)
         self._pictures.put(key, shown)
         return shown
+
+    def pixels(self, image_id: str, hint: int | None = None) -> np.ndarray | Missing:
+        """The original as it was masked, HxWx3 uint8. Raises KeyError, ImageError."""
+        index = self.index
+        data = self._original(index, *index.locate(self._position(index, image_id, hint)))
+        return data if isinstance(data, Missing) else decode(data, self.originals.settings)
+
+    def _original(self, index: ImageIndex, number: int, row: int) -> bytes | Missing:
+        record = index.records[number]
+        with open_part(self.root, record.images) as file:
+            columns = file.read(columns=["uri", "sha256"])
+        uri, digest = (columns[name][row].as_py() for name in ("uri", "sha256"))
+        return self.originals.read(index.records, number, row, uri, digest)
 
     def _position(self, index: ImageIndex, image_id: str, hint: int | None = None) -> int:
         """Where an image is. Its id tells the tar that it is in, so that other slices need not be read."""

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import tracemalloc
+
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from rlemasklib import RLEMask
 
 from data_engine.evaluation.average_recall import AverageRecall
@@ -57,3 +63,66 @@ def test_no_proposals_are_recall_zero_and_more_objects_than_a_byte_are_fine():
     found = recall(many, many)
     assert found["AR@1000"]["all"] == 1
     assert found["AR@100"]["all"] == pytest.approx(100 / 300)
+
+
+def scattered(rng: np.random.Generator, count: int) -> list[RLEMask]:
+    y, x = np.mgrid[:100, :120]
+    discs = rng.integers((100, 120, 50), size=(count, 3))
+    return [rle.encode((y - cy) ** 2 + (x - cx) ** 2 <= r * r) for cy, cx, r in discs]
+
+
+def test_image_after_image_gives_the_figures_of_all_at_once():
+    rng = np.random.default_rng(3)
+    measured = AverageRecall()
+    truths, found = COCO(), []
+    truths.dataset = {"images": [], "annotations": [], "categories": [{"id": 1}], "info": {}}
+    for image, (objects, crowds, proposals) in enumerate(
+        [(5, 1, 180), (0, 0, 7), (3, 0, 0), (9, 2, 130), (0, 0, 0)], 1
+    ):
+        own, around, answers = (scattered(rng, count) for count in (objects, crowds, proposals))
+        answers[: len(own)] = own[: len(answers)]
+        scores = rng.integers(0, 9, proposals) / 9  # of which many are equal
+        counts = [rle.counts_string(runs) for runs in answers]
+        measured.add(100, 120, own, around, counts, scores)
+        truths.dataset["images"].append({"id": image, "height": 100, "width": 120})
+        common = {"image_id": image, "category_id": 1}
+        for crowd, runs in [*((0, runs) for runs in own), *((1, runs) for runs in around)]:
+            segmentation = {"size": [100, 120], "counts": rle.counts_string(runs)}
+            box = {"area": float(runs.area()), "bbox": [0, 0, 1, 1], "id": len(truths.dataset["annotations"]) + 1}
+            truths.dataset["annotations"].append({**common, **box, "iscrowd": crowd, "segmentation": segmentation})
+        found += [
+            {**common, "segmentation": {"size": [100, 120], "counts": runs}, "score": float(score)}
+            for runs, score in zip(counts, scores, strict=True)
+        ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truths.createIndex()
+        evaluator = COCOeval(truths, truths.loadRes(found), "segm")
+        evaluator.params.useCats = 0
+        evaluator.params.maxDets = [100, 1000]
+        evaluator.params.areaRngLbl = ["all", "small", "medium", "large"]
+        evaluator.params.areaRng = [[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]]
+        evaluator.evaluate()
+        evaluator.accumulate()
+    recall = evaluator.eval["recall"][:, 0]
+    for m, by_size in enumerate(measured.result().values()):
+        for a, value in enumerate(by_size.values()):
+            assert (value is None) == bool((recall[:, a, m] < 0).any())
+            assert value is None or value == recall[:, a, m].mean()
+
+
+def test_memory_does_not_grow_with_the_images():
+    rng = np.random.default_rng(0)
+    truths, found = scattered(rng, 4), [rle.counts_string(runs) for runs in scattered(rng, 150)]
+    measured = AverageRecall()
+
+    def add(count: int) -> int:
+        for _ in range(count):
+            measured.add(100, 120, truths, [], found, np.linspace(1, 0, len(found)))
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        after_four = add(4)
+        assert add(8) - after_four < 50_000  # 150 proposals were some 100 kB an image
+    finally:
+        tracemalloc.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,13 @@ def id_maps(folder: Path, *names: str) -> Path:
         write_picture(folder / f"images/{name}.png")
         Image.fromarray(ids()).save(folder / f"segments/{name}.png")
     return folder
+
+
+def coco_file(path: Path) -> Path:
+    image = {"id": 1, "file_name": "a.png", "height": 4, "width": 4}
+    annotation = {"id": 1, "image_id": 1, "segmentation": [[0, 0, 4, 0, 4, 4]]}
+    path.write_text(json.dumps({"images": [image], "annotations": [annotation]}))
+    return path
 
 
 def test_a_dataset_is_ground_truth(tmp_path):
@@ -68,8 +76,10 @@ def test_a_limit_reads_no_further(tmp_path):
 def test_what_is_missing_is_said(tmp_path):
     with pytest.raises(UsageError, match="give a folder of photographs"):
         open_ground_truth(str(tmp_path / "nowhere"))
-    with pytest.raises(UsageError, match="copy it here first"):
-        open_ground_truth("s3://bucket/photos")
+    with pytest.raises(UsageError, match="memory://nowhere is not a folder"):
+        open_ground_truth("memory://nowhere")
+    with pytest.raises(UsageError, match=r"a signed link opens one file.*s3://"):
+        open_ground_truth("https://store/photos?sig=5ec2e7", str(coco_file(tmp_path / "one.json")))
     with pytest.raises(UsageError, match="say where the masks are with --ground-truth"):
         open_ground_truth(str(tmp_path))
     with pytest.raises(SourceError, match=r"nowhere.json cannot be read"):

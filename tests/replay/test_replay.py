@@ -23,11 +23,12 @@ from data_engine.errors import DatasetError, PlanMismatch, UsageError
 from data_engine.pipeline.job import generate
 from data_engine.pipeline.originals import Originals
 from data_engine.pipeline.plan import JobPlan, read_plan
+from data_engine.replay.derived import _Writer
 from data_engine.replay.run import OWN, try_settings
 from data_engine.replay.select import replay
 from data_engine.replay.settings import changed, settings_of_run
 from data_engine.replay.stored import stored_images
-from data_engine.replay.write import _Writer, write_replay
+from data_engine.replay.write import write_replay
 from data_engine.report.pictures import draw_pictures
 from data_engine.report.sheets import Pick, Place
 from data_engine.train.data.dataset_masks import DatasetMasks
@@ -175,8 +176,10 @@ def test_what_another_process_has_committed_is_not_made_again(
     run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
-    make = _Writer._slice
-    monkeypatch.setattr(_Writer, "_slice", lambda self, source: made.append(source.file) or make(self, source))
+    make = _Writer.commit
+    monkeypatch.setattr(
+        _Writer, "commit", lambda self, source, first: made.append(source.file) or make(self, source, first)
+    )
 
     def rival(record: CommitRecord) -> None:
         if len(made) == 1:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from train.tiny_training import ARCHITECTURE
 
 from data_engine.masks import rle
-from data_engine.train.data.labelled import LabelledImage
+from data_engine.train.data.labelled import LabelledImage, Undecoded
 from data_engine.train.supervised.settings import TrainingSettings
 
 
@@ -45,6 +45,10 @@ class Blobs:
         for number, index in enumerate(order[skip:], skip + 1):
             image = self._images[index]
             yield LabelledImage(image.image_id, image.image, image.masks, number)
+
+    def undecoded(self, epoch: int, **share: int) -> Iterator[Undecoded]:
+        for image in self.epoch(epoch, **share):
+            yield Undecoded(image.consumed, lambda image=image: image, lambda _: None)
 
     def __len__(self) -> int:
         return len(self._images)

@@ -205,8 +205,6 @@ def test_nothing_to_measure_on_is_said_before_the_work(inputs, tmp_path):
     with pytest.raises(ConfigError, match="unknown kind 'scene'"):
         loop(inputs, tmp_path / "out", "mix=scene:200")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UsageError, match="trains in a local folder"):
-        run_loop("photos", "s3://bucket/loop", load_loop_settings(None, overrides(inputs)))
 
 
 def test_the_table_has_a_column_a_round_and_what_changed(finished):

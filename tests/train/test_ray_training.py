@@ -48,4 +48,4 @@ def test_two_workers_train_one_model(two_cpus, tmp_path):
     one, other = (line["loss"] for line in (read_lines(tmp_path / n / "log.jsonl")[0] for n in ("together", "alone")))
     assert one == pytest.approx(other, rel=1e-3)
     again = train_on_ray(together, spec, str(tmp_path / "together"), workers=2)
-    assert again.samefile(tmp_path / "together" / "model.safetensors")
+    assert (tmp_path / "together" / "model.safetensors").samefile(again)

@@ -79,11 +79,24 @@ def test_a_dry_run_shows_settings_and_data_and_trains_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"], ["--workers", "2"]])
-def test_an_output_in_a_store_is_refused_before_anything_is_loaded(more):
-    words = ["train", "--config", str(FINETUNE), "--data", "idmaps:nowhere", "--output", "s3://bucket/run", *more]
+def test_an_output_that_takes_no_states_is_refused_before_anything_is_loaded(more):
+    words = ["train", "--config", str(FINETUNE), "--data", "idmaps:nowhere", "--output", "hf://datasets/a/run", *more]
     done = CliRunner().invoke(app, words)
     assert isinstance(done.exception, UsageError)
-    assert "--output s3://bucket/run: a training writes its state to a local folder" in str(done.exception)
+    assert "--output hf://datasets/a/run: a training writes its state again and again" in str(done.exception)
+
+
+def test_a_store_is_named_printed_and_asked_by_a_dry_run(tmp_path, bucket):
+    data = write_id_maps(tmp_path / "data", 3)
+    words = command(write_config(tmp_path), data, f"{bucket}/run")[3:]
+    dry = CliRunner().invoke(app, [*words, "--dry-run"])
+    assert f"{bucket}/run: no training yet\nNothing was trained." in dry.output
+    result = CliRunner().invoke(app, [*words, "--validation", str(data)])
+    assert result.exit_code == 0, result.output
+    assert "mean IoU on" in result.output
+    assert f"{bucket}/run/model.safetensors: " in result.output
+    dry = CliRunner().invoke(app, [*words, "--dry-run"])
+    assert f"{bucket}/run: a finished training\n" in dry.output
 
 
 def test_the_result_is_printed(tmp_path):
@@ -107,6 +120,7 @@ def test_the_shipped_example_loads():
         (["train.stepz=3"], r"unknown setting 'train\.stepz'; did you mean 'steps'"),
         (["train.steps=0"], r"train\.steps: .*greater than or equal to 1 \(it is 0\)"),
         (["data.filters={min_areas: 3}"], r"unknown setting 'data\.filters\.min_areas'; did you mean 'min_area'"),
+        (["run.embeddings_folder=s3://bucket/kept"], r"embeddings_folder is s3://bucket/kept: .* folder on a disk of"),
         (["data.jitter=[2, 1]"], r"jitter \[2\.0, 1\.0\]: write \[from, to\]"),
         (["optimizer.betas=[0.9, 2]"], r"optimizer\.betas\.1: .*less than 1 \(it is 2\)"),
         (["train.seed=99999999999999999999"], r"train\.seed: .*less than 9223372036854775808"),

@@ -267,7 +267,9 @@ def test_what_is_skipped_is_not_read(tmp_path):
         ("scenes:many", "write scenes:COUNT"),
         ("scenes:0", "at least 1 scene"),
         ("coco:nowhere.json", "nowhere.json: it does not exist"),
-        ("idmaps:a@b", "IMAGES@SEGMENTS, of which one does not exist"),
+        ("idmaps:a@b", "IMAGES@SEGMENTS, of which one does not exist: a and b"),
+        ("coco:tests@here@there", "JSON@IMAGES, of which one does not exist"),
+        ("coco:tests", "tests has no instances.json; write JSON@IMAGES"),
         ("0*scenes:5 + scenes:5", "write numbers above 0"),
         (" + scenes:5", "name data such as"),
         ("dataset:", "say where it is"),
@@ -286,5 +288,5 @@ def test_a_folder_that_is_nothing_known(tmp_path):
         open_training_data(f"dataset:{tmp_path}", DataFilters())
     with pytest.raises(SourceError, match="no picture"):
         open_training_data(f"sa1b:{tmp_path}", DataFilters())
-    with pytest.raises(SourceError, match=r"cannot be listed \(Not a directory\): give a folder of photographs"):
+    with pytest.raises(SourceError, match="cannot be listed: give a folder of photographs"):
         open_training_data(f"idmaps:{next(tmp_path.iterdir())}@{tmp_path}", DataFilters())

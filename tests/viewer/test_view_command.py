@@ -43,6 +43,13 @@ def test_it_prints_its_address_and_ends_cleanly(dataset, how):
         assert probe.connect_ex(("127.0.0.1", port)) != 0
 
 
+def test_it_begins_without_torch():
+    """Which takes seconds to load, and is only needed where clicks are answered."""
+    code = "import sys, data_engine.cli, data_engine.viewer.server; print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"
+
+
 def test_what_cannot_be_shown_is_said(dataset, tmp_path):
     runner = CliRunner()
     absent = runner.invoke(app, ["view", str(tmp_path / "none"), "--no-browser"])

@@ -156,7 +156,7 @@ def _rows(image, shard, number, maker, settings):
         return row, None
     columns = mask_columns(maker(number, height, width), height, width)
     count = len(columns["counts"])
-    row |= {"width": width, "height": height, "n_masks": count, "n_candidates": count, "status": "ok"}
+    row |= {"phash": number, "width": width, "height": height, "n_masks": count, "n_candidates": count, "status": "ok"}
     return row | {"error_type": None, "error_message": None, "generate_ms": 10.0}, columns
 
 

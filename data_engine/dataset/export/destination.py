@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from data_engine.errors import StorageError
-from data_engine.retry import ONCE, PATIENT, retried
+from data_engine.retry import ONCE, PATIENT, Patience, retried
 from data_engine.storage import filesystem, is_local, local_path, redact, translated
 
 _BLOCK = 1 << 22
@@ -38,7 +38,7 @@ def put_bytes(uri: str, data: bytes) -> None:
     retried(write, ONCE if is_local(uri) else PATIENT)
 
 
-def put_stream(uri: str, source: IO[bytes]) -> None:
+def put_stream(uri: str, source: IO[bytes], patience: Patience = PATIENT) -> None:
     """Writes a file from what `source`, which can seek, has from its position on. Raises StorageError."""
     start = source.tell()
 
@@ -58,7 +58,7 @@ def put_stream(uri: str, source: IO[bytes]) -> None:
                     target.write(first)
                     shutil.copyfileobj(source, target, _BLOCK)
 
-    retried(write, ONCE if is_local(uri) else PATIENT)
+    retried(write, ONCE if is_local(uri) else patience)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,9 @@ from rlemasklib import RLEMask
 
 from data_engine.errors import SourceError
 from data_engine.evaluation.ground_truth import Entry, GroundTruth
-from data_engine.images.decode import decode
-from data_engine.images.settings import InputSettings
-from data_engine.images.shard import ImageError
+from data_engine.evaluation.photographs import pixels_of
+from data_engine.images.shard import FileEntry, ImageError
+from data_engine.storage import redact
 from data_engine.train.data.labelled import DataFilters
 from data_engine.train.data.pool import Example, Pool, Portion
 
@@ -44,7 +43,7 @@ class TruthMasks(Pool):
     def read(self, portion: Portion) -> Iterator[Example | None]:
         for position in portion.positions:
             entry = self._entries[position]
-            yield Example(entry.image_id, partial(_masks, entry), partial(_pixels, entry.path))
+            yield Example(entry.image_id, partial(_masks, entry), partial(_pixels, entry.picture))
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "images_without_counterpart": self._without}
@@ -54,9 +53,8 @@ def _masks(entry: Entry) -> list[RLEMask]:
     return entry.outlines().masks
 
 
-def _pixels(path: Path) -> np.ndarray:
+def _pixels(picture: FileEntry) -> np.ndarray:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ImageError("unreadable", f"{path} cannot be read: {error.strerror}") from None
-    return decode(data, InputSettings())
+        return pixels_of(picture)
+    except ImageError as error:
+        raise ImageError(error.type, f"{error} ({redact(picture.uri)})") from None

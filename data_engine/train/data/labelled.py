@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from rlemasklib import RLEMask
+
+from data_engine.prefetch import prefetched
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +29,33 @@ class LabelledImage:
     """How often its source was gone through before, where that is not once an epoch: each time in another view."""
 
 
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """Why an entry gives no image."""
+
+    reason: str
+    message: str | None = None  # of damage: which image it is, and what is wrong with it
+
+
+@dataclass(frozen=True, slots=True)
+class Undecoded:
+    """One entry of an epoch, of which nothing is decoded yet. Any number of them may be decoded at a time."""
+
+    consumed: int
+    """As of LabelledImage."""
+    decode: Callable[[], LabelledImage | PassedOver]
+    """In any thread. Raises StorageError where a store fails."""
+    settle: Callable[[PassedOver | None], None]
+    """Says what came of it: None for an image. Called in the order of the epoch, so that counts and errors are the same
+    however many threads decode. Raises DatasetError and SourceError for data that cannot be trained on."""
+
+
 class TrainingData(Protocol):
     """Images to train on, sharded and shuffled. It can be pickled, so that DataLoader workers can hold it."""
+
+    def undecoded(self, epoch: int, *, seed: int, rank: int = 0, world: int = 1, skip: int = 0) -> Iterator[Undecoded]:
+        """`epoch`, to be decoded by whoever asks: every entry, those that will be passed over included."""
+        ...
 
     def epoch(self, epoch: int, *, seed: int, rank: int = 0, world: int = 1, skip: int = 0) -> Iterator[LabelledImage]:
         """This rank's images of an epoch: a function of (seed, epoch, rank, world).
@@ -80,6 +108,22 @@ class DataFilters:
             raise ValueError(f"max_masks_per_image is {self.max_masks_per_image}: at least 1, or null for no limit")
         if self.min_masks_per_image < 0:
             raise ValueError(f"min_masks_per_image is {self.min_masks_per_image}: at least 0")
+
+
+def decoded(entries: Iterable[Undecoded], threads: int = 0) -> Generator[LabelledImage, None, None]:
+    """The images of entries, in their order: decoded when they are asked for, or by so many threads ahead of that."""
+    read = prefetched(entries, _decoded, threads) if threads else (_decoded(entry) for entry in entries)
+    with closing(read):
+        for entry, found in read:
+            if isinstance(found, PassedOver):
+                entry.settle(found)
+            else:
+                entry.settle(None)
+                yield found
+
+
+def _decoded(entry: Undecoded) -> tuple[Undecoded, LabelledImage | PassedOver]:
+    return entry, entry.decode()
 
 
 def share_of_worker(rank: int, world: int) -> tuple[int, int]:

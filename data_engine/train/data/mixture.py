@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from data_engine.errors import ConfigError
-from data_engine.train.data.labelled import LabelledImage
+from data_engine.train.data.labelled import LabelledImage, PassedOver, Undecoded, decoded
 from data_engine.train.data.pool import Pool
 
 
@@ -31,10 +32,14 @@ class Mixture:
     def image_ids(self) -> Iterator[str]:
         return chain.from_iterable(pool.image_ids() for pool in self._pools)
 
-    def entries(self, rank: int, world: int) -> int:
-        return sum(pool.entries(rank, world) for pool in self._pools)
+    def share(self, rank: int, world: int) -> int:
+        return sum(pool.share(rank, world) for pool in self._pools)
 
     def epoch(self, epoch: int, *, seed: int, rank: int = 0, world: int = 1, skip: int = 0) -> Iterator[LabelledImage]:
+        """See `TrainingData`."""
+        return decoded(self.undecoded(epoch, seed=seed, rank=rank, world=world, skip=skip))
+
+    def undecoded(self, epoch: int, *, seed: int, rank: int = 0, world: int = 1, skip: int = 0) -> Iterator[Undecoded]:
         """See `TrainingData`. Each turn belongs to one pool and to one entry of it, so that `skip` counts turns."""
         turns = self._turns(epoch, seed, rank, world)
         starts = epoch * np.bincount(turns, minlength=len(self._pools))
@@ -42,11 +47,10 @@ class Mixture:
         streams = [_Passes(pool, seed, rank, world, start) for pool, start in zip(self._pools, starts, strict=True)]
         for turn in range(skip, len(turns)):
             number = int(turns[turn])
-            found = streams[number].turn()
-            if found is not None:
-                prefix = f"{number}:" if len(self._pools) > 1 else ""
-                image_id, drawn = prefix + found.image_id, streams[number].number
-                yield replace(found, image_id=image_id, consumed=turn + 1, drawn=drawn)
+            entry = streams[number].turn()
+            prefix = f"{number}:" if len(self._pools) > 1 else ""
+            decode = partial(_decode, entry, prefix, turn + 1, streams[number].number)
+            yield Undecoded(turn + 1, decode, entry.settle)
 
     def describe(self) -> dict[str, Any]:
         shares = self._weights / self._weights.sum()
@@ -58,7 +62,7 @@ class Mixture:
 
     def _turns(self, epoch: int, seed: int, rank: int, world: int) -> np.ndarray:
         """The number of the pool for every entry of a rank's epoch. Pools with nothing for this rank get no turn."""
-        entries = np.array([pool.entries(rank, world) for pool in self._pools])
+        entries = np.array([pool.share(rank, world) for pool in self._pools])
         total = int(entries.sum())
         weights = self._weights * (entries > 0)
         if not total:
@@ -69,25 +73,26 @@ class Mixture:
 
 
 class _Passes:
-    """A pool's entries for a rank, pass after pass, one a turn; None where the pool passes the entry over."""
+    """A pool's entries for a rank, pass after pass, one a turn."""
 
     def __init__(self, pool: Pool, seed: int, rank: int, world: int, start: int) -> None:
         self._pool = pool
         self._share = {"seed": seed, "rank": rank, "world": world}
-        self._entries = pool.entries(rank, world)
+        self._entries = pool.share(rank, world)
         self.number, self._done = divmod(int(start), self._entries) if self._entries else (0, 0)  # of the pass
-        self._stream: Iterator[LabelledImage] | None = None
-        self._ahead: LabelledImage | None = None
+        self._stream: Iterator[Undecoded] | None = None
 
-    def turn(self) -> LabelledImage | None:
+    def turn(self) -> Undecoded:
         if self._done == self._entries:
             self.number, self._done, self._stream = self.number + 1, 0, None
         if self._stream is None:
-            self._stream = self._pool.epoch(self.number, skip=self._done, **self._share)
-            self._ahead = next(self._stream, None)
+            self._stream = self._pool.undecoded(self.number, skip=self._done, **self._share)
         self._done += 1
-        found = self._ahead
-        if found is None or found.consumed > self._done:
-            return None
-        self._ahead = next(self._stream, None)
+        return next(self._stream)
+
+
+def _decode(entry: Undecoded, prefix: str, consumed: int, drawn: int) -> LabelledImage | PassedOver:
+    found = entry.decode()
+    if isinstance(found, PassedOver):
         return found
+    return replace(found, image_id=prefix + found.image_id, consumed=consumed, drawn=drawn)

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from rlemasklib import RLEMask
 
 from data_engine.errors import DatasetError, SourceError
 from data_engine.images.shard import ImageError
-from data_engine.train.data.labelled import DataFilters, LabelledImage
+from data_engine.train.data.labelled import DataFilters, LabelledImage, PassedOver, Undecoded, decoded
 from data_engine.train.data.order import shuffled_stretch, stretch
 
 logger = logging.getLogger(__name__)
@@ -36,11 +37,22 @@ class Portion:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One entry, of which nothing is decoded before it is asked for. Both raise ImageError or SourceError."""
+    """One entry, of which nothing is decoded before it is asked for, in any thread.
+
+    Both raise ImageError or SourceError, and StorageError where a store fails.
+    """
 
     image_id: str
     masks: Callable[[], list[RLEMask]]  # those that pass the limits that only the reader can check
     pixels: Callable[[], np.ndarray]  # HxWx3 uint8
+
+
+@dataclass(slots=True)
+class _Used:
+    """How many entries of an epoch gave an image so far."""
+
+    whole: bool  # the epoch is gone through from its first entry to its last
+    images: int = 0
 
 
 class Pool(ABC):
@@ -68,7 +80,7 @@ class Pool(ABC):
     def read(self, portion: Portion) -> Iterator[Example | None]:
         """An example for each position, in the order given; None where no mask passes the filters.
 
-        Each is used before the next is asked for. Raises StorageError where a store fails.
+        They are decoded later, in other threads and several at a time. Raises StorageError where a store fails.
         """
 
     @abstractmethod
@@ -78,28 +90,31 @@ class Pool(ABC):
     def __len__(self) -> int:
         return sum(self.sizes())
 
-    def entries(self, rank: int, world: int) -> int:
+    def share(self, rank: int, world: int) -> int:
         """Entries of a rank's epoch, those that will be passed over included."""
         return len(stretch(len(self), rank, world))
 
     def epoch(self, epoch: int, *, seed: int, rank: int = 0, world: int = 1, skip: int = 0) -> Iterator[LabelledImage]:
         """See `TrainingData`. Raises DatasetError when a whole epoch has nothing, SourceError when nothing is whole."""
-        consumed, used = skip, 0
+        return decoded(self.undecoded(epoch, seed=seed, rank=rank, world=world, skip=skip))
+
+    def undecoded(self, epoch: int, *, seed: int, rank: int = 0, world: int = 1, skip: int = 0) -> Iterator[Undecoded]:
+        """See `TrainingData`."""
+        consumed, last = skip, self.share(rank, world)
+        used = _Used(whole=world == 1 and skip == 0)
+        if not last and used.whole:
+            raise self._nothing(0)
         order = shuffled_stretch(
             self.sizes(), seed=seed, epoch=epoch, rank=rank, world=world, skip=skip, window=self.window
         )
         for unit, positions in order:
             for example in self.read(Portion(unit, positions.tolist(), seed, epoch)):
                 consumed += 1
-                found = self._labelled(example, consumed, seed, epoch)
-                if found is not None:
-                    used += 1
-                    yield found
-        if not used and world == 1 and skip == 0:
-            raise DatasetError(
-                f"{self.source}: none of its {consumed:,} images can be trained on ({self._reasons()}); "
-                "loosen the filters or use other data"
-            )
+                yield Undecoded(
+                    consumed,
+                    partial(self._labelled, example, consumed, seed, epoch),
+                    partial(self._settle, used, consumed, last),
+                )
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -110,25 +125,30 @@ class Pool(ABC):
             "passed_over": dict(self.passed_over),
         }
 
-    def _labelled(self, example: Example | None, consumed: int, seed: int, epoch: int) -> LabelledImage | None:
+    def _labelled(self, example: Example | None, consumed: int, seed: int, epoch: int) -> LabelledImage | PassedOver:
         if example is None:
-            self._pass_over(NO_MASKS)
-            return None
+            return PassedOver(NO_MASKS)
         try:
             masks = self._kept(example, seed, epoch)
             if len(masks) < self.filters.min_masks_per_image:
-                self._pass_over(NO_MASKS)
-                return None
+                return PassedOver(NO_MASKS)
             pixels = example.pixels()
             _check_shapes(pixels, masks)
         except ImageError as error:
-            self._damaged(error.type, f"{example.image_id}: {error}")
-            return None
+            return PassedOver(error.type, f"{example.image_id}: {error}")
         except SourceError as error:
-            self._damaged("damaged", str(error))
-            return None
-        self._whole += 1
+            return PassedOver("damaged", str(error))
         return LabelledImage(example.image_id, pixels, masks, consumed)
+
+    def _settle(self, used: _Used, consumed: int, last: int, passed_over: PassedOver | None) -> None:
+        """consumed: which entry of the epoch it is; last: how many there are."""
+        if passed_over is None:
+            self._whole += 1
+            used.images += 1
+        else:
+            self._pass_over(passed_over)
+        if consumed == last and not used.images and used.whole:
+            raise self._nothing(consumed)
 
     def _kept(self, example: Example, seed: int, epoch: int) -> list[RLEMask]:
         filters = self.filters
@@ -144,16 +164,20 @@ class Pool(ABC):
         area = int(mask.area())
         return self.filters.min_area <= area <= self.filters.max_area_fraction * height * width
 
-    def _pass_over(self, reason: str) -> None:
-        self.passed_over[reason] += 1
-
-    def _damaged(self, reason: str, message: str) -> None:
-        if not self.passed_over[reason]:
+    def _pass_over(self, found: PassedOver) -> None:
+        reason, message = found.reason, found.message
+        if message is not None and not self.passed_over[reason]:
             logger.warning("%s: passed over, like all that follow (see passed_over in the log): %s", reason, message)
-        self._pass_over(reason)
+        self.passed_over[reason] += 1
         damaged = sum(count for why, count in self.passed_over.items() if why != NO_MASKS)
-        if not self._whole and damaged >= _DAMAGED_AT_FIRST:
+        if message is not None and not self._whole and damaged >= _DAMAGED_AT_FIRST:
             raise SourceError(f"{self.source}: the first {damaged} images cannot be used, the last since {message}")
+
+    def _nothing(self, images: int) -> DatasetError:
+        return DatasetError(
+            f"{self.source}: none of its {images:,} images can be trained on ({self._reasons()}); "
+            "loosen the filters or use other data"
+        )
 
     def _reasons(self) -> str:
         return "; ".join(f"{count:,}: {reason}" for reason, count in self.passed_over.items()) or "it is empty"

@@ -23,7 +23,7 @@ from data_engine.images.settings import InputSettings
 from data_engine.images.shard import FileEntry, ImageError
 from data_engine.images.stream import InputFile
 from data_engine.masks import rle
-from data_engine.storage import redact
+from data_engine.storage import read_range, redact, scheme_of
 from data_engine.train.data.labelled import DataFilters
 from data_engine.train.data.pool import Example, Pool, Portion
 from data_engine.train.data.tar_index import Member, index_tar
@@ -83,9 +83,8 @@ class Sa1b(Pool):
             for position in portion.positions:
                 yield self._example(pairs[position], _fetched)
             return
-        with InputFile(tar, _SETTINGS) as file:
-            for position in portion.positions:
-                yield self._example(pairs[position], partial(_read_member, file))
+        for position in portion.positions:
+            yield self._example(pairs[position], partial(_read_member, tar))
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "unpaired": self.unpaired, "damaged_tars": list(self.damaged_tars)}
@@ -133,9 +132,17 @@ def _fetched(entry: FileEntry) -> bytes:
     return fetch(entry, _SETTINGS)
 
 
-def _read_member(file: InputFile, member: Member) -> bytes:
-    file.seek(member.start)
-    data = file.read(member.size)
+def _read_member(tar: str, member: Member) -> bytes:
+    """In one request, and in any thread."""
+    try:
+        if scheme_of(tar) in ("http", "https"):  # a server that knows no ranges sends all of it: InputFile copes
+            with InputFile(tar, _SETTINGS) as file:
+                file.seek(member.start)
+                data = file.read(member.size)
+        else:
+            data = read_range(tar, member.start, member.start + member.size) if member.size else b""
+    except FileNotFoundError:
+        raise ImageError("unreadable", "its tar is gone since it was listed") from None
     if len(data) < member.size:
         raise ImageError("truncated", "its tar has become shorter since it was listed")
     return data

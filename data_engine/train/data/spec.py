@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from data_engine.dataset.commits import PLAN_FILE
-from data_engine.errors import ConfigError, StorageError
-from data_engine.storage import filesystem, is_local, join, list_names
+from data_engine.errors import ConfigError, StorageError, UsageError
+from data_engine.evaluation.places import is_folder, is_there, over_http
+from data_engine.signed_urls import without_query
+from data_engine.storage import is_local, join, list_names, redact
 from data_engine.train.data.labelled import DataFilters, TrainingData
 from data_engine.train.data.pool import Pool
 
@@ -47,16 +50,17 @@ def _open(spec: str, filters: DataFilters) -> Pool:
 
 def _kind_of(path: str) -> str:
     """What lies at a path without a kind. Raises ConfigError where that is not clear."""
-    lower = path.lower()
-    if lower.endswith(".json") or ".json@" in lower:
+    from data_engine.evaluation.layouts import coco_file_in, is_coco
+
+    if any(is_coco(part) for part in (path, *_befores(path))):
         return "coco"
-    if lower.endswith(".tar"):
+    if path.lower().endswith(".tar"):
         return "sa1b"
-    if _exists(join(path, PLAN_FILE)):
+    if is_there(join(path, PLAN_FILE)):
         return "dataset"
-    if is_local(path) and (Path(path) / "instances.json").is_file():
+    if coco_file_in(path) is not None:
         return "coco"
-    if is_local(path) and (Path(path) / "segments").is_dir():
+    if is_folder(join(path, "segments")):
         return "idmaps"
     names = _names(path)
     stems = {name.rpartition(".")[0] for name in names if name.lower().endswith(".json")}
@@ -68,11 +72,6 @@ def _kind_of(path: str) -> str:
         f"training data {path}: cannot tell what it is; write the kind before it: "
         + ", ".join(f"{kind}:{'COUNT' if kind == 'scenes' else path}" for kind in KINDS)
     )
-
-
-def _exists(uri: str) -> bool:
-    fs, path = filesystem(uri)
-    return bool(fs.exists(path))
 
 
 def _names(uri: str) -> list[str]:
@@ -87,7 +86,7 @@ def _dataset(rest: str, filters: DataFilters) -> Pool:
     from data_engine.train.data.dataset_masks import DatasetMasks
 
     root, _, version = rest.rpartition("#")
-    if not root or _exists(join(rest, PLAN_FILE)):
+    if not root or is_there(join(rest, PLAN_FILE)):
         return DatasetMasks(rest, filters)
     return DatasetMasks(root, filters, deduplicated=True if version == "dedup" else version)
 
@@ -101,20 +100,29 @@ def _sa1b(rest: str, filters: DataFilters) -> Pool:
 def _coco(rest: str, filters: DataFilters) -> Pool:
     """JSON@IMAGES; JSON, or a folder that has it, with the images in images/ or beside it."""
     from data_engine.evaluation.coco_truth import coco_truth
+    from data_engine.evaluation.layouts import coco_file_in, is_coco
+    from data_engine.evaluation.photographs import images_of
     from data_engine.train.data.ground_truth import TruthMasks
 
-    json, images = _two(rest, "coco", "JSON@IMAGES")
-    file = Path(json) / "instances.json" if Path(json).is_dir() else Path(json)
-    return TruthMasks(coco_truth(Path(images) if images else _images_in(file.parent), file), filters)
+    first, images = _two(rest, "coco", "JSON@IMAGES")
+    file: str | None = first
+    if is_folder(first) or (over_http(first) and not is_coco(first)):
+        file = coco_file_in(first)
+    if file is None:
+        raise ConfigError(
+            f"training data coco:{redact(rest)}: {redact(first)} has no instances.json; write JSON@IMAGES"
+        )
+    return TruthMasks(coco_truth(images or images_of(_folder_of(file)), file), filters)
 
 
 def _id_maps(rest: str, filters: DataFilters) -> Pool:
     """IMAGES@SEGMENTS, or a folder with images/ and segments/."""
     from data_engine.evaluation.id_map_truth import id_map_truth
+    from data_engine.evaluation.photographs import images_of
     from data_engine.train.data.ground_truth import TruthMasks
 
     first, second = _two(rest, "idmaps", "IMAGES@SEGMENTS")
-    images, maps = (Path(first), Path(second)) if second else (_images_in(Path(first)), Path(first) / "segments")
+    images, maps = (first, second) if second else (images_of(first), join(first, "segments"))
     return TruthMasks(id_map_truth(images, maps), filters)
 
 
@@ -139,24 +147,36 @@ _READERS: dict[str, Callable[[str, DataFilters], Pool]] = {
 
 
 def _two(rest: str, kind: str, form: str) -> tuple[str, str | None]:
-    """Two local paths joined by @, which may be in their names too: cut where both sides exist."""
-    cuts = [i for i, character in enumerate(rest) if character == "@"]
-    if not cuts:
-        _must_exist(rest, kind, form)
-    if not cuts or Path(rest).exists():
+    """Two paths or URLs joined by @, which may be in their names too: cut where both sides are there."""
+    name = f"training data {kind}:{redact(rest)}"
+    befores = _befores(rest)
+    if (is_local(rest) or not befores) and _is_there(rest):
         return rest, None
-    for cut in cuts:
-        if Path(rest[:cut]).exists() and Path(rest[cut + 1 :]).exists():
-            return rest[:cut], rest[cut + 1 :]
-    raise ConfigError(f"training data {kind}:{rest}: {form}, of which one does not exist here")
+    if not befores:
+        raise ConfigError(f"{name}: it does not exist")
+    for before in befores:
+        sides = (before, rest[len(before) + 1 :])
+        # What is local first: it costs no request.
+        if all(_is_there(side) for side in sorted(sides, key=is_local, reverse=True)):
+            return sides
+    with suppress(UsageError):  # a URL with what would be a password in it
+        if not is_local(rest) and _is_there(rest):
+            return rest, None
+    before = befores[0]
+    lost = [redact(side) for side in (before, rest[len(before) + 1 :]) if not _is_there(side)]
+    which = f": {' and '.join(lost)}" if len(befores) == 1 else ""
+    raise ConfigError(f"{name}: {form}, of which one does not exist{which}")
 
 
-def _must_exist(path: str, kind: str, form: str) -> None:
-    if not is_local(path):
-        raise ConfigError(f"training data {kind}:{path}: {form} are read from local folders; copy them here first")
-    if not Path(path).exists():
-        raise ConfigError(f"training data {kind}:{path}: it does not exist")
+def _befores(text: str) -> list[str]:
+    """What is before each @."""
+    return [text[:i] for i, character in enumerate(text) if character == "@"]
 
 
-def _images_in(folder: Path) -> Path:
-    return folder / "images" if (folder / "images").is_dir() else folder
+def _is_there(uri: str) -> bool:
+    """As `is_there`, but of a web server's folder, which cannot be asked for."""
+    return bool(uri) and (over_http(uri) or is_there(uri))
+
+
+def _folder_of(file: str) -> str:
+    return str(Path(file).parent) if is_local(file) else without_query(file).rpartition("/")[0]

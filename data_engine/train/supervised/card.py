@@ -17,7 +17,7 @@ from data_engine.train.supervised.settings import TrainingSettings
 from data_engine.train.supervised.starting_model import Start
 from data_engine.train.supervised.training import Progress
 
-CARD, README = "card.json", "README.md"
+WEIGHTS, CARD, README = "model.safetensors", "card.json", "README.md"
 _POINTS = 100  # of the curve
 _PACKAGES = ("data-engine", "torch", "numpy", "peft")
 

@@ -47,6 +47,11 @@ class LogFiles:
         for name, picture in pictures.items():
             self._writer.add_image(name, np.asarray(picture), record["step"], dataformats="HWC")
 
+    def flush(self) -> None:
+        """Has all of it in the files."""
+        if self._writer is not None:
+            self._writer.flush()
+
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
@@ -59,10 +64,13 @@ class LogFiles:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Every whole line; a kill may have cut the last one. Empty where there is no file."""
-    if not path.exists():
-        return []
+    return parse_lines(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def parse_lines(text: str) -> list[dict[str, Any]]:
+    """As `read_lines`."""
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in text.splitlines():
         try:
             found.append(json.loads(line))
         except ValueError:

@@ -8,50 +8,77 @@ from __future__ import annotations
 import logging
 import platform
 import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from data_engine.errors import ClusterError, DataEngineError, UsageError
-from data_engine.train.supervised.output_lock import only_writer
-from data_engine.train.supervised.run import WEIGHTS, open_sources, output_folder, train
+from data_engine.storage import is_local, join, redact
+from data_engine.train.supervised.card import WEIGHTS
+from data_engine.train.supervised.outputs import train_into
+from data_engine.train.supervised.run import open_sources, output_folder
 from data_engine.train.supervised.settings import TrainingSettings
+from data_engine.train.supervised.store_lock import only_writer_anywhere
 from data_engine.train.supervised.workers import Together
 
 logger = logging.getLogger(__name__)
 
 
-def train_on_ray(settings: TrainingSettings, data: str, output: str, workers: int) -> Path:
-    """Trains with `workers` workers, on GPUs if the cluster has as many, else on CPUs. Returns the path of the weights.
+def train_on_ray(settings: TrainingSettings, data: str, output: str, workers: int) -> str:
+    """Trains with `workers` workers, on GPUs if the cluster has as many, else on CPUs.
 
-    `output` and the data must be reachable from every node. A worker that dies ends the run; the same command goes on.
-    Raises UsageError, and ClusterError with the cause for a worker that failed.
+    `output`, a folder or a URL, and the data must be reachable from every node. A worker that dies ends the run; the
+    same command goes on. Returns the path or URL of the weights.
+    Raises UsageError, and ClusterError for a cluster that cannot be joined, or with the cause for a worker that failed.
     """
     try:
-        import ray
         from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
     except ImportError:
         raise UsageError("--workers needs Ray: pip install 'data-engine[ray]'") from None
-    folder = output_folder(output).absolute()
-    with only_writer(folder):  # what is wrong is said here, not by a worker; worker 0 has the lock while it trains
+    from data_engine.pipeline.ray_connection import connected
+
+    if is_local(output):
+        output = str(output_folder(output).absolute())
+    # What is wrong is said here, not by a worker; worker 0 has the lock while it trains.
+    with only_writer_anywhere(output):
         open_sources(data, settings)
-    if not ray.is_initialized():
-        ray.init(log_to_driver=True)
-    gpus = _on_gpus(settings.run.device, int(ray.cluster_resources().get("GPU", 0)), workers)
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config={"settings": settings.model_dump(mode="json"), "data": data, "output": str(folder)},
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
-        run_config=RunConfig(name="train", storage_path=str(folder / "ray")),
-    )
-    try:
-        trainer.fit()
-    except DataEngineError:
-        raise
-    except Exception as error:  # Ray wraps what a worker raised in types that differ from version to version
-        raise ClusterError(f"a worker failed: {_cause(error)}; the same command goes on from {folder}") from error
-    return folder / WEIGHTS
+    with connected(settings.run.ray.address, log_to_driver=True), _rays_own(output) as own:
+        gpus = _on_gpus(settings.run.device, _gpus(), workers)
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"settings": settings.model_dump(mode="json"), "data": data, "output": output},
+            torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
+            run_config=RunConfig(name="train", storage_path=own),
+        )
+        try:
+            trainer.fit()
+        except DataEngineError:
+            raise
+        except Exception as error:  # Ray wraps what a worker raised in types that differ from version to version
+            raise ClusterError(
+                f"a worker failed: {_cause(error)}; the same command goes on from {redact(output)}"
+            ) from error
+    return join(output, WEIGHTS)
+
+
+@contextmanager
+def _rays_own(output: str) -> Iterator[str]:
+    """Where Ray keeps what it knows of a run: its driver alone reads and writes there, as no checkpoint is its own."""
+    if is_local(output):
+        yield join(output, "ray")
+        return
+    with tempfile.TemporaryDirectory(prefix="data-engine-ray-") as folder:
+        yield folder
+
+
+def _gpus() -> int:
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0))
 
 
 def _on_gpus(device: str, there: int, workers: int) -> bool:
@@ -71,12 +98,13 @@ def _on_gpus(device: str, there: int, workers: int) -> bool:
 def _work(config: dict[str, Any]) -> None:
     import ray.train.torch
 
-    _insist_on_shared(Path(config["output"]))
+    if is_local(config["output"]):
+        _insist_on_shared(Path(config["output"]))
     settings = TrainingSettings.model_validate(config["settings"])
     device = ray.train.torch.get_device()
     settings = settings.model_copy(update={"run": settings.run.model_copy(update={"device": str(device)})})
     sources = open_sources(config["data"], settings)
-    train(settings, sources, config["output"], data_name=config["data"], workers=Together())
+    train_into(settings, sources, config["output"], data_name=config["data"], workers=Together())
 
 
 def _insist_on_shared(folder: Path) -> None:
@@ -86,7 +114,8 @@ def _insist_on_shared(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise ClusterError(
-            f"--output {folder} is not there on the node {platform.node()}: name a folder that all nodes share"
+            f"--output {folder} is not there on the node {platform.node()}: name a folder that all nodes share, or a "
+            "store"
         )
 
 

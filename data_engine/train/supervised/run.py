@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from data_engine.sam.segmenter import choose_device
 from data_engine.signed_urls import mask_urls
 from data_engine.storage import is_local, local_path, redact
 from data_engine.train.data.labelled import TrainingData, open_training_data
-from data_engine.train.supervised.card import is_described, write_card
+from data_engine.train.supervised.card import WEIGHTS, is_described, write_card
 from data_engine.train.supervised.decoding_step import GradientStep
 from data_engine.train.supervised.embeddings import InMemory, Kept, OnDisk
 from data_engine.train.supervised.encoder import add_drop_path, checkpoint_blocks, trains
@@ -30,8 +31,6 @@ from data_engine.train.supervised.training import Progress, Training, Watcher
 from data_engine.train.supervised.validation import Validation
 from data_engine.train.supervised.views import ViewMaker
 from data_engine.train.supervised.workers import Alone, Workers
-
-WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +72,13 @@ def train(
     data_name: str = "data",
     watcher: Watcher | None = None,
     workers: Workers | None = None,
+    saved: Callable[[], None] = lambda: None,
 ) -> Path:
     """Trains, or goes on where a killed run of the same settings was. Returns the path of the weights.
 
     The folder `output` gets model.safetensors, card.json and README.md at the end, and state.pt, logs and pictures on
-    the way. `data_name` stands for the data in the identity of the training.
+    the way. `data_name` stands for the data in the identity of the training. `saved` is called after each state.
+    For an output that may be in a store, see `outputs.train_into`.
     Raises StorageError where another process trains there, and what the parts raise: all DataEngineErrors that say what
     to do.
     """
@@ -86,11 +87,17 @@ def train(
     with nullcontext(False) if workers.rank else only_writer(folder) as locked:
         if locked:
             _remove_what_was_cut(folder)
-        return _train(settings, sources, folder, data_name, watcher or Unwatched(), workers)
+        return _train(settings, sources, folder, data_name, watcher or Unwatched(), workers, saved)
 
 
 def _train(
-    settings: TrainingSettings, sources: Sources, folder: Path, data_name: str, watcher: Watcher, workers: Workers
+    settings: TrainingSettings,
+    sources: Sources,
+    folder: Path,
+    data_name: str,
+    watcher: Watcher,
+    workers: Workers,
+    saved: Callable[[], None],
 ) -> Path:
     device = choose_device(settings.run.device)
     start = _prepared(settings, device)
@@ -107,6 +114,7 @@ def _train(
         _identity(settings, start, data_name, workers),
         workers,
         watcher,
+        saved,
     )
     training.resume()  # another training is refused before anything is written
     if workers.rank == 0:
@@ -134,18 +142,11 @@ def _prepared(settings: TrainingSettings, device: torch.device) -> Start:
     return start
 
 
-def local_output(output: str | Path) -> Path:
-    """Where an output is. Raises UsageError for a URL."""
-    if not is_local(str(output)):
-        raise UsageError(
-            f"--output {redact(str(output))}: a training writes its state to a local folder; copy the result afterwards"
-        )
-    return local_path(str(output)) if str(output).startswith("file://") else Path(output).expanduser()
-
-
 def output_folder(output: str | Path) -> Path:
     """The folder, made if it is not there. Raises UsageError for a URL, StorageError where it cannot be made."""
-    folder = local_output(output)
+    if not is_local(str(output)):
+        raise UsageError(f"{redact(str(output))}: `train` writes to a local folder; `outputs.train_into` takes URLs")
+    folder = local_path(str(output)) if str(output).startswith("file://") else Path(output).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

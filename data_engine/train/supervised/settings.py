@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from data_engine.sam.model import SamArchitecture
 from data_engine.signed_urls import unsigned
+from data_engine.storage import is_local, redact
 from data_engine.train.data.labelled import DataFilters
 
 _Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -138,11 +139,21 @@ class TrainSettings(_Section):
     seed: int = Field(0, ge=0, lt=2**63)
 
 
+class RaySettings(_Section):
+    """Which cluster trains, where there are several workers."""
+
+    address: str | None = Field(
+        None, description="of the cluster; default: RAY_ADDRESS, the cluster this runs in, or a new one on this machine"
+    )
+
+
 class RunSettings(_Section):
     """How to run here. Changes no result."""
 
+    ray: Annotated[RaySettings, BeforeValidator(_as_section)] = RaySettings()
+
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    loader_threads: int = Field(2, ge=1, le=64, description="threads that cut views and masks ahead of the model")
+    loader_threads: int = Field(2, ge=1, le=64, description="threads that fetch, decode and cut ahead of the model")
     gradient_checkpointing: bool = Field(False, description="recompute encoder blocks: less memory, a third more time")
     embeddings: Literal["none", "memory", "disk"] = Field(
         "memory", description="where embeddings are kept when the whole image encoder is frozen"
@@ -157,6 +168,15 @@ class RunSettings(_Section):
     validation_masks_per_image: int | None = Field(20, ge=1)
     validation_clicks: tuple[Annotated[int, Field(ge=1, le=50)], ...] = Field((1, 3), min_length=1)
     pictures: int = Field(4, ge=0, description="held-out images drawn at each validation")
+
+    @model_validator(mode="after")
+    def _embeddings_are_local(self) -> RunSettings:
+        if self.embeddings_folder is not None and not is_local(self.embeddings_folder):
+            raise ValueError(
+                f"embeddings_folder is {redact(self.embeddings_folder)}: embeddings are read at every step; name a "
+                "folder on a disk of this machine"
+            )
+        return self
 
 
 class TrainingSettings(_Section):

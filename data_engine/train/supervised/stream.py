@@ -1,14 +1,14 @@
-"""An endless stream of examples, epoch after epoch, cut ahead of the model by threads, resumable at any image."""
+"""An endless stream of examples, epoch after epoch, made ahead of the model by threads, resumable at any image."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 from data_engine.errors import SourceError
-from data_engine.train.data.labelled import LabelledImage, TrainingData
+from data_engine.prefetch import prefetched
+from data_engine.train.data.labelled import PassedOver, TrainingData, Undecoded
 from data_engine.train.supervised.views import Example, ViewMaker
 
 
@@ -27,7 +27,19 @@ class Item:
     passed_over: int  # images since the item before that had nothing to prompt
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What became of an entry. The photograph itself is no longer held."""
+
+    epoch: int
+    entry: Undecoded
+    passed_over: PassedOver | None
+    example: Example | None  # None, too, for an image that has nothing to prompt
+
+
 class ExampleStream:
+    """Images are fetched and decoded, and views of them cut, by `threads` threads: never by the one that trains."""
+
     def __init__(
         self, data: TrainingData, maker: ViewMaker, *, seed: int, threads: int, rank: int = 0, world: int = 1
     ) -> None:
@@ -44,40 +56,38 @@ class ExampleStream:
 
     def items(self, start: Position) -> Generator[Item, None, None]:
         """Goes on after `start`, for ever. Raises SourceError for an epoch without an image that can be prompted."""
-        passed_over, last = 0, start.epoch
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="view") as pool:
-            for position, future in self._ahead(pool, start):
-                example = future.result()
-                if example is None:
-                    passed_over += 1
-                    if position.epoch > last + 1:  # a whole epoch of them
-                        raise self._nothing(last + 1)
+        passed_over, epoch, nothing = 0, start.epoch, start.consumed == 0
+        with closing(prefetched(self._entries(start), self._make, self._threads)) as all_made:
+            for made in all_made:
+                if made.epoch > epoch:
+                    if nothing:
+                        raise self._nothing(epoch)
+                    epoch, nothing = made.epoch, True
+                made.entry.settle(made.passed_over)
+                if made.example is None:
+                    passed_over += made.passed_over is None
                     continue
-                yield Item(example, position, passed_over)
-                passed_over, last = 0, position.epoch
+                yield Item(made.example, Position(epoch, made.entry.consumed), passed_over)
+                passed_over, nothing = 0, False
 
-    def _ahead(self, pool: ThreadPoolExecutor, start: Position) -> Iterator[tuple[Position, Future[Example | None]]]:
-        waiting: deque[tuple[Position, Future[Example | None]]] = deque()
-        try:
-            for image, position in self._images(start):
-                drawn = position.epoch if image.drawn is None else image.drawn
-                waiting.append((position, pool.submit(self._maker.view, image, drawn)))
-                if len(waiting) > 2 * self._threads:
-                    yield waiting.popleft()
-        finally:
-            for _, future in waiting:
-                future.cancel()
-
-    def _images(self, start: Position) -> Iterator[tuple[LabelledImage, Position]]:
+    def _entries(self, start: Position) -> Iterator[tuple[int, Undecoded]]:
+        """By the number of their epoch."""
         epoch, skip = start.epoch, start.consumed
         while True:
             empty = skip == 0
-            for image in self._data.epoch(epoch, seed=self._seed, rank=self._rank, world=self._world, skip=skip):
+            for entry in self._data.undecoded(epoch, seed=self._seed, rank=self._rank, world=self._world, skip=skip):
                 empty = False
-                yield image, Position(epoch, image.consumed)
+                yield epoch, entry
             if empty:
                 raise self._nothing(epoch)
             epoch, skip = epoch + 1, 0
+
+    def _make(self, numbered: tuple[int, Undecoded]) -> _Made:
+        epoch, entry = numbered
+        found = entry.decode()
+        if isinstance(found, PassedOver):
+            return _Made(epoch, entry, found, None)
+        return _Made(epoch, entry, None, self._maker.view(found, epoch if found.drawn is None else found.drawn))
 
     def _nothing(self, epoch: int) -> SourceError:
         return SourceError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -67,7 +67,9 @@ class Training:
         identity: dict[str, Any],
         workers: Workers,
         watcher: Watcher,
+        saved: Callable[[], None],
     ) -> None:
+        """saved: called on the worker of rank 0 after each state, when it and the logs up to it are in the output."""
         self.model = start.model
         self.settings = settings
         self.progress = Progress()
@@ -80,6 +82,7 @@ class Training:
         self._identity = identity
         self._workers = workers
         self._watcher = watcher
+        self._saved = saved
         self._optimizer = make_optimizer(self.model, settings.optimizer)
         self._parameters = [parameter for _, parameter in trained_parameters(self.model)]
 
@@ -128,7 +131,7 @@ class Training:
                 if self._is_due(epoch) or done:
                     self._validate(logs)
                 if self.progress.step % every == 0 or done:
-                    self._save()
+                    self._save(logs)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -213,12 +216,12 @@ class Training:
             return None
         return LogFiles(self._output, step, tensorboard=self.settings.run.tensorboard)
 
-    def _save(self) -> None:
+    def _save(self, logs: LogFiles | None) -> None:
         device = self._gradients.device
         cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
         mine = {"progress": asdict(self.progress), "random": torch.get_rng_state(), "random_cuda": cuda}
         every = self._workers.gather(mine)
-        if self._workers.rank:
+        if logs is None:
             return
         state = {
             "weights": {name: parameter.detach() for name, parameter in trained_parameters(self.model)},
@@ -228,6 +231,8 @@ class Training:
             "images": len(self._stream),
         }
         write_state(self._output, self._identity, state)
+        logs.flush()
+        self._saved()
 
 
 def _finite(value: float) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from data_engine.evaluation.answers import Answers, click_answers
 from data_engine.sam.model import Sam, Uninitialised
 from data_engine.sam.predictor import SamPredictor
 from data_engine.sam.segmenter import SamSegmenter
-from data_engine.train.data.labelled import LabelledImage, TrainingData
+from data_engine.train.data.labelled import LabelledImage, TrainingData, decoded
 from data_engine.train.supervised.log_files import writing
 from data_engine.train.supervised.lora import merged_state
 from data_engine.train.supervised.pictures import answers_picture
@@ -60,11 +61,12 @@ class Validation:
     def _images(self) -> Iterator[LabelledImage]:
         """The same ones in the same order every time, with the masks that are asked for."""
         settings = self._settings
-        for image in islice(self._data.epoch(0, seed=0), settings.validation_images):
-            least = SMALLEST_SHARE * image.image.shape[0] * image.image.shape[1]
-            masks = [mask for mask in image.masks if mask.area() >= least]
-            if masks:
-                yield LabelledImage(image.image_id, image.image, masks[: settings.validation_masks_per_image])
+        with closing(decoded(self._data.undecoded(0, seed=0), settings.loader_threads)) as images:
+            for image in islice(images, settings.validation_images):
+                least = SMALLEST_SHARE * image.image.shape[0] * image.image.shape[1]
+                masks = [mask for mask in image.masks if mask.area() >= least]
+                if masks:
+                    yield LabelledImage(image.image_id, image.image, masks[: settings.validation_masks_per_image])
 
     def _write(self, pictures: dict[str, Image.Image], step: int) -> None:
         folder = self._output / "pictures" / f"step-{step:06d}"

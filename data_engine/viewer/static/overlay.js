@@ -10,8 +10,12 @@ const LONGEST = 32_767; // pixels of a canvas's side: browsers draw nothing on l
 const EDGE = [255, 255, 255];
 
 export class Overlay {
-  /** @param {HTMLElement} parent positioned, and as large in CSS pixels as the image in pixels */
-  constructor(parent) {
+  /**
+   * @param {HTMLElement} parent positioned, and as large in CSS pixels as the image in pixels
+   * @param {number} most pixels of a canvas
+   */
+  constructor(parent, most = MOST_PIXELS) {
+    this.most = most;
     this.fill = canvas(parent, "overlay-fill");
     this.lines = canvas(parent, "overlay-lines");
     this.edge = canvas(parent, "overlay-edge");
@@ -36,7 +40,7 @@ export class Overlay {
     if (!height || !width) return;
     this.height = height;
     this.width = width;
-    this.step = Math.max(1, Math.ceil(Math.sqrt((height * width) / MOST_PIXELS)), Math.ceil(Math.max(height, width) / LONGEST));
+    this.step = Math.max(1, Math.ceil(Math.sqrt((height * width) / this.most)), Math.ceil(Math.max(height, width) / LONGEST));
     const rows = Math.ceil(height / this.step);
     const columns = Math.ceil(width / this.step);
     for (const each of [this.fill, this.edge]) this.#size(each, rows, columns);

@@ -17,8 +17,10 @@ export const firstSide = (image) => (Math.max(image.width, image.height) <= PREV
 export class Stage {
   /**
    * @param {HTMLElement} root gets the class "stage"
-   * @param {{label: string, hover?: (index: number | null, event?: PointerEvent) => void, pick?: (index: number | null) => void,
-   *   view?: () => void}} parts
+   * @param {{label: string, hover?: (index: number | null, event?: PointerEvent) => void,
+   *   pick?: (index: number | null, event: PointerEvent) => void, view?: () => void,
+   *   grab?: (event: PointerEvent) => {move: (event: PointerEvent) => void, end: (event: PointerEvent | null) => void} | null}} parts
+   *   `grab`: asked at each press; what it returns gets the moves until it `end`s (null: given up), instead of moving the image
    */
   constructor(root, parts) {
     this.root = root;
@@ -63,6 +65,18 @@ export class Stage {
     if (samePlace && !this.fitted) this.#place();
     else this.fit();
     await this.#fetch(firstSide(image));
+  }
+
+  /** Other masks of the image that is shown. */
+  remask(image) {
+    this.image = image;
+    this.overlay.load(image);
+  }
+
+  /** Where a pointer is, in pixels of the image; outside of it, too. */
+  place(event) {
+    const box = this.root.getBoundingClientRect();
+    return [(event.clientX - box.left - this.zoom.x) / this.zoom.k, (event.clientY - box.top - this.zoom.y) / this.zoom.k];
   }
 
   /** Nothing on it but a text, if one is given. */
@@ -189,18 +203,16 @@ export class Stage {
       const box = root.getBoundingClientRect();
       return [event.clientX - box.left, event.clientY - box.top];
     };
-    const under = (event) => {
-      const [x, y] = at(event);
-      return this.overlay.at((x - this.zoom.x) / this.zoom.k, (y - this.zoom.y) / this.zoom.k);
-    };
+    const under = (event) => this.overlay.at(...this.place(event));
     root.addEventListener("pointerdown", (event) => {
       if (event.button !== 0) return;
       const [x, y] = at(event);
-      press = { x, y, zoom: this.zoom, moved: false };
+      press = { x, y, zoom: this.zoom, moved: false, taken: this.image ? this.parts.grab?.(event) : null };
       root.setPointerCapture(event.pointerId);
     });
     root.addEventListener("pointermove", (event) => {
       if (!press) return this.parts.hover?.(under(event), event);
+      if (press.taken) return press.taken.move(event);
       const [x, y] = at(event);
       press.moved ||= Math.hypot(x - press.x, y - press.y) > DRAG;
       if (!press.moved) return undefined;
@@ -210,12 +222,16 @@ export class Stage {
       return this.parts.view?.();
     });
     root.addEventListener("pointerup", (event) => {
-      if (press && !press.moved) this.parts.pick?.(under(event));
+      if (press?.taken) press.taken.end(event);
+      else if (press && !press.moved) this.parts.pick?.(under(event), event);
       press = null;
     });
-    root.addEventListener("pointercancel", () => (press = null));
+    root.addEventListener("pointercancel", () => {
+      press?.taken?.end(null);
+      press = null;
+    });
     root.addEventListener("pointerleave", () => this.parts.hover?.(null));
-    root.addEventListener("dblclick", () => this.fit());
+    if (!this.parts.grab) root.addEventListener("dblclick", () => this.fit()); // where two clicks mean nothing else
     root.addEventListener(
       "wheel",
       (event) => {

@@ -76,7 +76,7 @@ function head() {
   byId("refresh").hidden = information.runs.every((each) => each.complete);
   document.title = `${run.root} – data-engine`;
   for (const path of information.pages) {
-    if (byId("actions").querySelector(`[href="${path}"]`)) continue;
+    if (byId("actions").querySelector(`[href^="${path}"]`)) continue;
     const link = document.createElement("a");
     link.className = "button";
     link.href = path;
@@ -113,6 +113,8 @@ async function showImage() {
   if (panes.length > 1) panes[1].matchColours(panes[0]);
   arrange(panes[0].image ?? panes.at(-1).image);
   inspector.show(panes[0].image, panes[0].visible, panes[0]);
+  const correct = byId("actions").querySelector('[href^="/correct"]');
+  if (correct) correct.href = `/correct?${new URLSearchParams({ image: id })}`;
   byId("announcement").textContent = panes[0].image ? `${id}, ${facts.count(panes[0].image.n_masks, "mask")}` : id;
   showChosen();
   ahead();

@@ -1,0 +1,10 @@
+"""Masks that people add, replace and delete in the viewer: kept beside the dataset, and made into one of its own.
+
+| module | noun |
+|---|---|
+| `edits.py` | `Edit`: what a person did to an image, who, when and how; its file, which never changes |
+| `standing.py` | what stands of an image after its edits |
+| `click_model.py` | clicks and boxes on one image -> a model's masks |
+| `painted.py` | a mask that somebody painted, looked at before it is believed |
+| `apply.py` | a dataset and its edits -> a dataset with the corrected masks |
+"""
