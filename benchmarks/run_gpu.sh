@@ -173,17 +173,17 @@ step() {
 }
 
 # What the decoder's kernels bring over whole operations, apart from everything around them.
-attention() {
-    title "decoder attention"
-    [[ -z "$steps" || " $steps " == *" decoder_attention "* ]] || return 0
-    run timeout 60 "$python" benchmarks/decoder_attention.py --device "$device" \
-        --output "$results/gpu_decoder_attention.json" || failed+=(decoder_attention)
+kernels() {
+    title "decoder kernels"
+    [[ -z "$steps" || " $steps " == *" decoder_kernels "* ]] || return 0
+    run timeout 60 "$python" benchmarks/decoder_kernels.py --device "$device" \
+        --output "$results/gpu_decoder_kernels.json" || failed+=(decoder_kernels)
 }
 
 "$python" -c "import data_engine.bench.__main__" || { echo "the benchmark cannot be imported: see what is missing above"; exit 1; }
 facts || failed+=(facts)
 correctness
-attention
+kernels
 photographs || exit 1
 
 sa1b=(--crop-n-layers 2 --crop-n-points-downscale-factor 2 --min-mask-region-area 100)

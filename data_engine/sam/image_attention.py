@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from data_engine.sam import fused_attention
+from data_engine.sam import fused_decoder
 from data_engine.sam.tiled_attention import Tiled
 
 
@@ -40,8 +40,8 @@ def image_attention(image: Tensor, positions: Tensor, *, few: bool = False) -> I
         return Whole(image, positions, few)
     if image.device.type == "cpu":
         return Tiled(image, positions)
-    if fused_attention.suits(image):
-        return fused_attention.Fused(image, positions)
+    if fused_decoder.suits(image):
+        return fused_decoder.Fused(image, positions)
     return Whole(image, positions, few)
 
 

@@ -1,8 +1,12 @@
-"""`ImageAttention` for a GPU with Triton (see `attention_kernels`): for precision "fast", as products are in TF32."""
+"""The decoder on a GPU with Triton (see `decoder_kernels`): attention and upscaling, each in one pass over the images.
+
+For precision "fast" alone, as products are in TF32.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 from functools import lru_cache
 from importlib.util import find_spec
 
@@ -11,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data_engine.sam.device_errors import is_out_of_memory, loses_device
+from data_engine.sam.layers import ChannelLayerNorm
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +30,7 @@ _SMALL = {
     "scatter": {"TILE": 32, "num_warps": 8, "num_stages": 2},
     "gather": {"TILE": 16, "num_warps": 8, "num_stages": 1},
 }
+_DRAW = {"TILE": 64, "num_warps": 8, "num_stages": 1}  # 65 KB; 122 registers on Hopper, 128 before
 _SOME = 64  # channels of a piece
 _PARTS = 8  # of an image's cells: with 64 prompts, four programs for each of a large GPU's processors
 _ROWS = 64  # at most
@@ -47,7 +53,7 @@ class Fused:
         cells = len(self.positions)
         if self.image.dim() == 2 or _padded(count) > _ROWS:  # one product for all prompts
             return _plain_gather(rows, self.image, self.positions)
-        from data_engine.sam import attention_kernels
+        from data_engine.sam import decoder_kernels
 
         rows = F.pad(rows, (0, 0, 0, _padded(count) - count)).contiguous()
         most, total = rows.new_empty(2, prompts, _PARTS, rows.shape[1]).unbind()
@@ -55,7 +61,7 @@ class Fused:
         launch = _launch(rows.device)["gather"]
         part = -(-cells // (_PARTS * launch["TILE"])) * launch["TILE"]
         with torch.cuda.device_of(rows):
-            attention_kernels.gather[(_PARTS, prompts)](
+            decoder_kernels.gather[(_PARTS, prompts)](
                 self.image,
                 self.positions,
                 rows,
@@ -80,7 +86,7 @@ class Fused:
         tokens = _padded(count // heads, least=1)
         if heads * tokens > _ROWS or heads * tokens < 16 or heads & (heads - 1):
             return _plain_scatter(self.image, self.positions, rows, offset, added, heads, norm)
-        from data_engine.sam import attention_kernels
+        from data_engine.sam import decoder_kernels
 
         missing = tokens - count // heads
         rows, added = (F.pad(x.unflatten(1, (heads, -1)), (0, 0, 0, missing)).contiguous() for x in (rows, added))
@@ -90,7 +96,7 @@ class Fused:
         shared = self.image.dim() == 2
         answered = self.image if overwrite and not shared else self.image.new_empty(prompts, cells, channels)
         with torch.cuda.device_of(rows):
-            attention_kernels.scatter[(-(-cells // launch["TILE"]), prompts)](
+            decoder_kernels.scatter[(-(-cells // launch["TILE"]), prompts)](
                 self.image,
                 0 if shared else cells * channels,
                 self.positions,
@@ -112,6 +118,37 @@ class Fused:
         return answered
 
 
+def draw(
+    image: Tensor, masks: Tensor, first: nn.ConvTranspose2d, norm: ChannelLayerNorm, second: nn.ConvTranspose2d
+) -> Tensor:
+    """The upscaling of `MaskDecoder.mask_logits`: image PxNxC, masks PxKx(C/8) -> logits PxKx(4G)x(4G), N = G * G."""
+    from data_engine.sam import decoder_kernels
+
+    prompts, cells, channels = image.shape
+    grid, count = math.isqrt(cells), masks.shape[1]
+    logits = image.new_empty(prompts, count, 4 * grid, 4 * grid)
+    with torch.cuda.device_of(image):
+        decoder_kernels.draw[(-(-cells // _DRAW["TILE"]), prompts)](
+            image.contiguous(),
+            masks.contiguous(),
+            first.weight.permute(0, 2, 3, 1).contiguous(),
+            first.bias,
+            norm.weight,
+            norm.bias,
+            norm.eps,
+            second.weight.permute(0, 2, 3, 1).contiguous(),
+            second.bias,
+            logits,
+            grid,
+            count,
+            CHANNELS=channels,
+            SOME=_SOME,
+            PRECISION="tf32",
+            **_DRAW,
+        )
+    return logits
+
+
 def _plain_gather(rows: Tensor, image: Tensor, positions: Tensor) -> Tensor:
     return (rows @ (image + positions).mT).softmax(-1) @ image
 
@@ -122,6 +159,14 @@ def _plain_scatter(
     scores = rows @ (image + positions).mT + offset
     shares = scores.unflatten(1, (heads, -1)).softmax(2).flatten(1, 2)
     return norm(torch.baddbmm(image.expand(len(rows), -1, -1), shares.mT, added))
+
+
+def _plain_draw(
+    image: Tensor, masks: Tensor, first: nn.ConvTranspose2d, norm: ChannelLayerNorm, second: nn.ConvTranspose2d
+) -> Tensor:
+    grid = math.isqrt(image.shape[1])
+    pixels = F.gelu(second(F.gelu(norm(first(image.mT.unflatten(2, (grid, grid)))))))
+    return (masks @ pixels.flatten(2)).unflatten(2, (4 * grid, 4 * grid))
 
 
 def _padded(count: int, least: int = 16) -> int:
@@ -148,12 +193,23 @@ def _work(device: torch.device, channels: int) -> bool:
             for shape in ((2, 256, channels), (256, channels), (2, 56, channels), (2, 56, 1), (2, 56, channels))
         )
         norm = nn.LayerNorm(channels, device=device)
+        upscaling = (
+            nn.ConvTranspose2d(channels, channels // 4, 2, 2, device=device),
+            ChannelLayerNorm(channels // 4).to(device),
+            nn.ConvTranspose2d(channels // 4, channels // 8, 2, 2, device=device),
+        )
+        masks = rows[:, :3, : channels // 8].contiguous()
         rows *= 0.1
         fused = Fused(image, positions)
-        found = fused.gather(rows), fused.scatter(rows, offset, added, 8, norm, overwrite=False)
+        found = (
+            fused.gather(rows),
+            fused.scatter(rows, offset, added, 8, norm, overwrite=False),
+            draw(image, masks, *upscaling),
+        )
         expected = (
             _plain_gather(rows, image, positions),
             _plain_scatter(image, positions, rows, offset, added, 8, norm),
+            _plain_draw(image, masks, *upscaling),
         )
         right = all(torch.allclose(a, b, rtol=0.02, atol=0.02) for a, b in zip(found, expected, strict=True))
         reason = "its results are wrong"

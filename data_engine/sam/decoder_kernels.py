@@ -1,8 +1,9 @@
-"""Two Triton kernels for the decoder's attention between tokens and image: importing this imports Triton.
+"""Triton kernels for the mask decoder: importing this imports Triton.
 
 A prompt's own image embedding has 4 MiB. One operation at a time it goes through a GPU's memory about sixteen times;
-here it is read and written once where the image attends to the tokens, and read once where tokens attend to it. The
-second is flash attention (arXiv 2205.14135) with the keys made of the values; both do with PxNxC and nothing larger.
+here it is read and written once where the image attends to the tokens (`scatter`), and read once where tokens attend
+to it (`gather`: flash attention, arXiv 2205.14135, with the keys made of the values). Its upscaling, four times as
+large in between, reads it once and writes masks (`draw`).
 """
 
 # No `from __future__ import annotations`: Triton looks for the class `constexpr` in the annotations.
@@ -104,3 +105,57 @@ def gather(
     tl.store(most + place, largest)
     tl.store(total + place, powers_sum)
     tl.store(pooled + place[:, None] * CHANNELS + channel, sums)
+
+
+@triton.jit
+def draw(
+    image: tl.tensor,  # PxNxC, float32
+    masks: tl.tensor,  # PxKxD, D = C / 8
+    first: tl.tensor,  # Cx4x(C/4): the first upscaling, for each of 2x2 pixels
+    first_bias: tl.tensor,  # C/4
+    norm_weight: tl.tensor,  # C/4
+    norm_bias: tl.tensor,  # C/4
+    eps: tl.tensor,
+    second: tl.tensor,  # (C/4)x4xD: the second
+    second_bias: tl.tensor,  # D
+    out: tl.tensor,  # out: PxKx4Gx4G, N = G * G
+    grid: tl.tensor,  # G
+    count: tl.tensor,  # K
+    CHANNELS: tl.constexpr,  # noqa: N803
+    TILE: tl.constexpr,  # noqa: N803
+    SOME: tl.constexpr,  # noqa: N803
+    PRECISION: tl.constexpr,  # noqa: N803
+) -> None:
+    """Grid (tiles, P). A cell becomes 2x2 pixels, each of these 2x2 more, and a mask is their product with its row."""
+    MIDDLE: tl.constexpr = CHANNELS // 4  # noqa: N806
+    LAST: tl.constexpr = CHANNELS // 8  # noqa: N806
+    cell = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    prompt = tl.program_id(1).to(tl.int64)
+    cells, side = grid * grid, 4 * grid
+    there = cell < cells
+    middle, last = tl.arange(0, MIDDLE), tl.arange(0, LAST)
+    wide = tl.arange(0, 4 * LAST)
+    image += (prompt * cells + cell[:, None]) * CHANNELS
+    to_last = tl.load(second + middle[:, None] * (4 * LAST) + wide[None, :])
+    bias = tl.load(second_bias + wide % LAST)[None, :]
+    pixel = tl.arange(0, 4)[None, :]
+    for quarter in range(4):
+        h = tl.zeros((TILE, MIDDLE), tl.float32) + tl.load(first_bias + middle)[None, :]
+        of_quarter = first + quarter * MIDDLE + middle[None, :]
+        for start in range(0, CHANNELS, SOME):
+            some = start + tl.arange(0, SOME)
+            x = tl.load(image + some[None, :], there[:, None], 0.0)
+            h = tl.dot(x, tl.load(of_quarter + some[:, None] * CHANNELS), acc=h, input_precision=PRECISION)
+        h -= (tl.sum(h, 1) / MIDDLE)[:, None]
+        h *= tl.rsqrt(tl.sum(h * h, 1) / MIDDLE + eps)[:, None]
+        h = h * tl.load(norm_weight + middle)[None, :] + tl.load(norm_bias + middle)[None, :]
+        h = 0.5 * h * (1.0 + tl.erf(h * 0.7071067811865476))
+        h = tl.dot(h, to_last, input_precision=PRECISION) + bias
+        h = 0.5 * h * (1.0 + tl.erf(h * 0.7071067811865476))
+        h = tl.reshape(h, (TILE, 4, LAST))
+        row = 4 * (cell // grid)[:, None] + 2 * (quarter // 2) + pixel // 2
+        column = 4 * (cell % grid)[:, None] + 2 * (quarter % 2) + pixel % 2
+        for mask in range(count):
+            of_mask = prompt * count + mask
+            logits = tl.sum(h * tl.load(masks + of_mask * LAST + last)[None, None, :], 2)
+            tl.store(out + (of_mask * side + row) * side + column, logits, there[:, None])

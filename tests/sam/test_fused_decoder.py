@@ -17,9 +17,11 @@ import pytest
 import torch
 from torch import nn
 
-from data_engine.sam import fused_attention
-from data_engine.sam.fused_attention import Fused
+from data_engine.sam import fused_decoder
+from data_engine.sam.fused_decoder import Fused
 from data_engine.sam.image_attention import Whole
+from data_engine.sam.layers import ChannelLayerNorm
+from data_engine.sam.model import Sam, SamArchitecture
 
 Run = Callable[..., Any]
 
@@ -81,6 +83,24 @@ def largest_differences(
     return {name: float(difference.abs().max()) for name, difference in named.items()}
 
 
+@torch.inference_mode()
+def difference_of_masks(prompts: int, grid: int, channels: int, count: int, device: str = "cpu") -> float:
+    """Between what the kernel draws and what the decoder does without it."""
+    torch.manual_seed(grid)
+    sizes = {"embed_dim": 16, "depth": 1, "num_heads": 1, "mlp_dim": 16, "global_blocks": ()}
+    decoder = Sam(SamArchitecture(image_size=16 * grid, dim=channels, **sizes)).mask_decoder.to(device)
+    for parameter in decoder.output_upscaling.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    image = torch.randn(prompts, grid * grid, channels).to(device)
+    masks = torch.randn(prompts, count, channels // 8).to(device)
+    first, norm, _, second, _ = decoder.output_upscaling
+    assert isinstance(norm, ChannelLayerNorm)
+    drawn = fused_decoder.draw(image, masks, first, norm, second)  # type: ignore[arg-type]
+    assert drawn.shape == (prompts, count, 4 * grid, 4 * grid)
+    expected = decoder.mask_logits(image, masks)
+    return float((drawn - expected).abs().max() / expected.abs().max())
+
+
 SIZES = [
     pytest.param((2, 256, 128, 8, 7, False), id="starter, one image a prompt"),
     pytest.param((2, 256, 128, 8, 7, True), id="starter, one image for all"),
@@ -108,7 +128,28 @@ def test_they_do_so_on_a_gpu(sizes: tuple) -> None:
     assert differences.pop("the image") == 0
     assert max(differences.values()) < 0.05, differences
     torch.backends.cuda.matmul.allow_tf32 = True
-    assert fused_attention.suits(torch.zeros(64, sizes[2], device="cuda"))
+    assert fused_decoder.suits(torch.zeros(64, sizes[2], device="cuda"))
+
+
+MASKS = [
+    pytest.param((2, 16, 128, 3), id="starter"),
+    pytest.param((1, 16, 256, 1), id="one mask"),
+    pytest.param((3, 5, 128, 2), id="cells that fill no tile"),
+]
+
+
+@needs_interpreter
+@pytest.mark.parametrize("sizes", MASKS)
+def test_masks_are_drawn_as_without_them(interpreted: Run, sizes: tuple) -> None:
+    assert interpreted(difference_of_masks, *sizes) < 1e-5
+
+
+@needs_gpu
+@pytest.mark.usefixtures("tf32_as_it_was")
+@pytest.mark.parametrize("sizes", MASKS)
+def test_masks_are_drawn_so_on_a_gpu(sizes: tuple) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    assert difference_of_masks(*sizes, "cuda") < 0.02
 
 
 def compiled() -> dict[str, tuple[int, int]]:
@@ -122,17 +163,18 @@ def compiled() -> dict[str, tuple[int, int]]:
     from triton.backends.nvidia.compiler import get_ptxas
     from triton.compiler import ASTSource
 
-    from data_engine.sam import attention_kernels
+    from data_engine.sam import decoder_kernels
 
     found = {}
-    shapes = {"CHANNELS": 256, "ROWS": 64, "TOKENS": 8, "SOME": fused_attention._SOME, "PRECISION": "tf32"}
-    types = {"cells": "i32", "part": "i32", "image_stride": "i64", "eps": "fp32"}
-    for capability, launches in ((90, fused_attention._LARGE), (80, fused_attention._SMALL)):
-        for name, launch in launches.items():
-            kernel = getattr(attention_kernels, name)
+    shapes = {"CHANNELS": 256, "ROWS": 64, "TOKENS": 8, "SOME": fused_decoder._SOME, "PRECISION": "tf32"}
+    types = {"cells": "i32", "part": "i32", "grid": "i32", "count": "i32", "image_stride": "i64", "eps": "fp32"}
+    for capability, launches in ((90, fused_decoder._LARGE), (80, fused_decoder._SMALL)):
+        for name, launch in {**launches, "draw": fused_decoder._DRAW}.items():
+            kernel = getattr(decoder_kernels, name)
             constants = {key: value for key, value in {**shapes, **launch}.items() if key in kernel.arg_names}
             signature = {key: "constexpr" if key in constants else types.get(key, "*fp32") for key in kernel.arg_names}
-            aligned = [i for i, key in enumerate(kernel.arg_names) if key not in constants and key != "eps"]
+            unaligned = {*constants, "eps", "count"}
+            aligned = [i for i, key in enumerate(kernel.arg_names) if key not in unaligned]
             source = ASTSource(kernel, signature, constants, {(i,): [["tt.divisibility", 16]] for i in aligned})
             options = {key: launch[key] for key in ("num_warps", "num_stages")}
             done = triton.compile(source, GPUTarget("cuda", capability, 32), options)
@@ -175,11 +217,11 @@ def test_the_kernels_compile_and_stay_in_registers(tmp_path: Path, monkeypatch: 
     ],
 )
 def test_which_images_they_suit(monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], suits: bool) -> None:
-    monkeypatch.setattr(fused_attention, "_work", lambda *_: True)
+    monkeypatch.setattr(fused_decoder, "_work", lambda *_: True)
     image: Any = SimpleNamespace(
         **({"device": torch.device("cuda"), "dtype": torch.float32, "shape": (9, 256)} | change)
     )
     torch.backends.cuda.matmul.allow_tf32 = True
-    assert fused_attention.suits(image) == suits
+    assert fused_decoder.suits(image) == suits
     torch.backends.cuda.matmul.allow_tf32 = False  # precision: reference
-    assert not fused_attention.suits(image)
+    assert not fused_decoder.suits(image)
