@@ -88,7 +88,9 @@ class RaySettings(_Section):
     cpus_per_worker: float | None = Field(None, gt=0, description="default: run.decode_threads with a GPU, else 1")
     max_in_flight: int = Field(2, ge=1, le=16, description="shards a worker holds, so that the next is fetched ahead")
     image_timeout: float = Field(1800, gt=0, description="seconds without a sign of life until a worker is killed")
-    start_timeout: float = Field(1800, gt=0, description="seconds a worker may take to load the model")
+    start_timeout: float = Field(
+        1800, gt=0, description="seconds a worker may take to speak, and then to load the model"
+    )
     shard_retries: int = Field(3, ge=0, description="further tries of a shard that cannot be read")
     image_deaths: int = Field(2, ge=1, description="workers an image may kill before it becomes a failed row")
     speculate: bool = Field(True, description="run stragglers a second time when workers have nothing else to do")

@@ -47,7 +47,8 @@ def fetch(entry: FileEntry, settings: InputSettings) -> bytes:
     except (UsageError, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in _THIS_MACHINE_AT_FAULT:
             raise StorageError(f"{redact(entry.uri)}: {error.strerror}") from error
-        raise ImageError("unreadable", _one_line(error)) from None
+        kind = AccessDenied if isinstance(error, PermissionError) else ImageError
+        raise kind("unreadable", _one_line(error)) from None
     except StorageError as error:
         _refuse_expired(entry)
         if _is_the_stores_fault(entry.uri, error.__cause__):

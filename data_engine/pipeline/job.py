@@ -105,8 +105,9 @@ def generate(
 ) -> JobReport:
     """Masks every image of the input into the dataset at `output`; goes on where an earlier run of the job stopped.
 
-    Stops soon after SIGINT or SIGTERM, with everything committed kept. Raises PlanMismatch when the output belongs to
-    another job, SourceError, StorageError, CheckpointError, ModelFailure or ClusterError when this one cannot run.
+    Stops soon after SIGINT, SIGTERM or SIGHUP, with everything committed kept. Raises PlanMismatch when the output
+    belongs to another job; SourceError, StorageError, CheckpointError, ModelFailure or ClusterError when this one
+    cannot run.
     """
     begun = time.monotonic()
     progress = progress or Progress.silent()
@@ -214,8 +215,8 @@ def _write_manifest(output: str, plan: JobPlan, commits: list[CommitRecord], sin
 
 
 class _Stop:
-    """What SIGINT and SIGTERM do: while the engine runs, the first one asks it to stop between images; otherwise, and
-    the second time, they raise KeyboardInterrupt."""
+    """What SIGINT, SIGTERM and SIGHUP do: while the engine runs, the first one asks it to stop between images;
+    otherwise, and the second time, they raise KeyboardInterrupt. A terminal that is closed may say SIGHUP twice."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -234,6 +235,8 @@ class _Stop:
             self._gently = False
 
     def on_signal(self, number: int, _: FrameType | None) -> None:
+        if number == signal.SIGHUP and self.asked():
+            return
         if self.asked() or not self._gently:
             raise KeyboardInterrupt
         self._event.set()
@@ -246,7 +249,10 @@ def _stop_signals(progress: Progress) -> Iterator[_Stop]:
     if threading.current_thread() is not threading.main_thread():  # only that one can listen to signals
         yield stop
         return
-    previous = {number: signal.signal(number, stop.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
+        numbers.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, stop.on_signal) for number in numbers}
     try:
         yield stop
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from data_engine.pipeline.job import JobReport
 
 _LINE_EVERY_S = 10.0
+_DRAWN_EVERY_S = 0.25
 _EXAMPLES = 3
 _WORKERS_SHOWN = 16
+_SHARDS_NAMED = 20  # of those that fail: a job may have a million
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +78,14 @@ class Progress:
         self._clock = clock
         self._live: Live | None = None
         self._begun = self._spoken = clock()
+        self._drawn = -math.inf
         self._images = self._masks = 0
         self._before = Totals()
         self._expected: int | None = None
         self._stages: Counter[str] = Counter()
         self._from_commits = False
         self._cluster: ClusterState | None = None
+        self._shards_failed = 0
         self.failures: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = defaultdict(list)
 
@@ -102,7 +107,9 @@ class Progress:
         if resumed:
             self.note(f"resuming: {self._before.images:,} images are committed already")
         if self._console and self._console.is_terminal:
-            self._live = Live(self._line(), console=self._console, refresh_per_second=4, transient=True)
+            self._live = Live(
+                self._line(), console=self._console, refresh_per_second=1 / _DRAWN_EVERY_S, transient=True
+            )
             self._live.start()
         self._begun = self._spoken = self._clock()
 
@@ -138,12 +145,18 @@ class Progress:
         elif isinstance(event, BatchShrunk):
             self.note(f"out of memory: going on with {event.points} prompts at a time (the masks stay the same)")
         elif isinstance(event, ShardFailed):
-            self.note(f"shard {event.shard} failed: {event.message}")
+            self._shards_failed += 1
+            if self._shards_failed <= _SHARDS_NAMED:
+                self.note(f"shard {event.shard} failed: {event.message}")
+            elif self._shards_failed == _SHARDS_NAMED + 1:
+                self.note("more shards fail; from here on they are counted")
         self._refresh()
 
     def _refresh(self) -> None:
         if self._live:
-            self._live.update(self._view())
+            if self._clock() - self._drawn >= _DRAWN_EVERY_S:  # a view takes as long as the driver has for an image
+                self._drawn = self._clock()
+                self._live.update(self._view())
         elif self._console and self._clock() - self._spoken >= _LINE_EVERY_S:
             self._spoken = self._clock()
             self._print(self._line())
@@ -171,10 +184,14 @@ class Progress:
         for kind, examples in sorted(self.examples.items()):
             for example in examples:
                 self._print(f"[red]{escape(kind)}[/red] {escape(redact(example))}", soft_wrap=True)
-        for shard in report.failed_shards:
-            self._print(f"[red]shard failed[/red] {escape(redact(shard.message))}", soft_wrap=True)
-        for message in report.damaged_shards:
-            self._print(f"[red]damaged input[/red] {escape(redact(message))}", soft_wrap=True)
+        self._name("shard failed", [shard.message for shard in report.failed_shards])
+        self._name("damaged input", report.damaged_shards)
+
+    def _name(self, what: str, messages: Sequence[str]) -> None:
+        for message in messages[:_SHARDS_NAMED]:
+            self._print(f"[red]{what}[/red] {escape(redact(message))}", soft_wrap=True)
+        if len(messages) > _SHARDS_NAMED:
+            self._print(f"[red]{what}[/red] and {len(messages) - _SHARDS_NAMED:,} more")
 
     def stop(self) -> None:
         """Gives the terminal back, whatever happened."""
@@ -194,6 +211,8 @@ class Progress:
         parts = [f"{done:,}" + (f"/{self._expected:,}" if self._expected is not None else "") + " images"]
         parts.append(f"{rate:.2f} images/s" if rate < 10 else f"{rate:,.0f} images/s")
         parts.append(f"{self._before.masks + self._masks:,} masks ({self._masks / elapsed:,.0f}/s)")
+        if self._shards_failed and self._cluster is None:
+            parts.append(f"{self._shards_failed:,} shards failed")
         if failed := self._before.failed + sum(self.failures.values()):
             parts.append(f"{failed:,} failed")
         if self._cluster is not None:

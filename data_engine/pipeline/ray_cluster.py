@@ -27,7 +27,7 @@ from data_engine.pipeline.logs import logs_are_json
 from data_engine.pipeline.plan import Remaining, after, remaining
 from data_engine.pipeline.progress import ClusterState, duration
 from data_engine.pipeline.ray_connection import connected
-from data_engine.pipeline.ray_losses import draining_nodes, loss_of, node_of
+from data_engine.pipeline.ray_losses import draining_nodes, loss_of, node_of, started_actors
 from data_engine.pipeline.ray_metrics import DriverMetrics
 from data_engine.pipeline.ray_worker import Assignment, ClusterWorker, Unfit, WorkerFacts, WorkerJob
 from data_engine.pipeline.scheduler import Assign, Command, Dismiss, GiveUp, Leave, Loss, Policy, Scheduler, ShardTask
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 _WAIT_S = 0.5
 _LOOK_EVERY_S = 1.0
 _NODES_EVERY_S = 5.0
+_STARTS_EVERY_S = 60.0
 _STOP_GRACE_S = 150.0  # longer than workers wait for a store
 _PAUSE_AFTER_NO_ANSWER_S = 5.0
 _REPORTS_A_SECOND = 2000  # that a driver takes with ease
@@ -59,6 +60,7 @@ class _Hired:
     hello: Any  # ObjectRef of its first answer: it has a place
     since: float
     node: str | None = None
+    started: float | None = None  # when its process was first seen, if it has not spoken yet
     prepared: Any = None  # ObjectRef of its WorkerFacts
     stream: Any = None  # of its reports
     stopping: bool = False
@@ -89,7 +91,7 @@ class ClusterRun:
         self._gpus, self._cpus = _resources_of_a_worker(job)
         self._metadata = job.plan.metadata()
         self._metrics = DriverMetrics()
-        self._looked = self._saw_nodes = -math.inf
+        self._looked = self._saw_nodes = self._saw_starts = -math.inf
         self._hopeful = time.monotonic()  # when there last was a node that may be fit
         self._capacity = 0  # places for workers, now
         self._demand = 0  # the most there have been: what an autoscaler should bring back
@@ -271,9 +273,40 @@ class ClusterRun:
         for name, hired in tuple(self._hired.items()):
             if hired.state == "starting" and now - hired.since > self._settings.start_timeout:
                 self._lost(name, Loss.UNFIT, f"the model was not loaded within {self._settings.start_timeout:.0f} s")
+        if now - self._saw_starts >= min(_STARTS_EVERY_S, self._settings.start_timeout / 20):
+            self._see_starts()
         if now - self._saw_nodes >= _NODES_EVERY_S:
             self._see_nodes()
         self._show()
+
+    def _see_starts(self) -> None:
+        """Dismisses workers that have a process and never speak, as where a file system hangs on their node.
+
+        Those without one may wait for room, which an autoscaler or another job may make, or for a node that cannot
+        start any: they are asked for anew, which costs nobody a try, and may lead elsewhere.
+        """
+        now = self._saw_starts = time.monotonic()
+        pending = [(name, hired) for name, hired in self._hired.items() if hired.state == "pending"]
+        if not pending or (started := started_actors()) is None:
+            return
+        timeout = self._settings.start_timeout
+        waiting = 0
+        for name, hired in pending:
+            node = started.get(hired.actor._actor_id.hex())
+            if node is None:
+                hired.started = None
+                if now - hired.since > timeout:
+                    waiting += 1
+                    ray.kill(self._hired.pop(name).actor)
+                continue
+            hired.node, hired.started = node, hired.started if hired.started is not None else now
+            if now - hired.started > timeout:
+                self._lost(name, Loss.TIMED_OUT, f"its process was started and has not spoken for {timeout:.0f} s")
+        if waiting:
+            self._job.progress.note(
+                f"{waiting:,} workers have found no place or no process in {duration(timeout)}, and are asked for "
+                "anew: either the cluster has no room (see `ray status`), or nodes of it cannot start Python"
+            )
 
     def _mention_the_store(self, now: float) -> None:
         store = self._scheduler.store

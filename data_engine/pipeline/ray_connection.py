@@ -19,15 +19,16 @@ _KNOCK_S = 10.0
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[None]:
+def connected(address: str | None, *, log_to_driver: bool = False) -> Iterator[None]:
     """Joins the cluster that is meant, or starts one on this machine; leaves it at the end unless we were in it.
 
+    log_to_driver: what workers print is printed here, too.
     Raises ClusterError.
     """
     if ray.is_initialized():
         yield
         return
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    options: dict[str, Any] = {"log_to_driver": log_to_driver, "logging_level": logging.WARNING}
     where = address or os.environ.get("RAY_ADDRESS")
     if where is None:
         options["include_dashboard"] = False  # of a cluster that is started here

@@ -88,3 +88,18 @@ def draining_nodes() -> set[str]:
         return set(state.get_draining_nodes())
     except (ImportError, AttributeError, GetTimeoutError):
         return set()
+
+
+def started_actors() -> dict[str, str] | None:
+    """Of this job's actors, those whose process has been started: id -> node. Ray has no public call for it yet.
+
+    One that waits for room on the cluster has none. None where Ray does not say.
+    """
+    try:
+        from ray._private.state import state
+
+        job = ray.JobID(bytes.fromhex(ray.get_runtime_context().get_job_id()))
+        tables = [state.actor_table(None, job, name) for name in ("PENDING_CREATION", "ALIVE")]
+        return {id: actor["Address"]["NodeID"] for table in tables for id, actor in table.items() if actor["Pid"]}
+    except (ImportError, AttributeError, KeyError, TypeError, GetTimeoutError):
+        return None

@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -31,7 +31,7 @@ from data_engine.dataset.writer import FinishedFile, SliceWriter
 from data_engine.errors import DataEngineError, DeviceLost, ModelFailure, StorageError
 from data_engine.images.decode import peek_size
 from data_engine.images.fingerprint import sha256
-from data_engine.images.shard import EncodedImage, ShardDamaged
+from data_engine.images.shard import EncodedImage, Shard, ShardDamaged
 from data_engine.images.sources import check_unchanged, read_shard
 from data_engine.masks.generator import Interrupted, MaskGenerator
 from data_engine.masks.image_masks import ImageMasks
@@ -47,19 +47,22 @@ from data_engine.pipeline.events import (
     SliceCommitted,
     SliceLost,
 )
+from data_engine.pipeline.in_flight import InFlight
 from data_engine.pipeline.logs import carry_fields, log_fields
-from data_engine.pipeline.lost_folder import lost_folder
+from data_engine.pipeline.lost_folder import lost_archive, lost_folder
 from data_engine.pipeline.plan import JobPlan, PlannedShard, Remaining, now
 from data_engine.pipeline.rows import DecodedImage, Failure, decode_image, image_row, mask_columns, reject_columns
+from data_engine.pipeline.stall import Stall
 from data_engine.retry import passes
 from data_engine.sam.device_errors import is_out_of_memory, loses_device
-from data_engine.storage import join
+from data_engine.storage import join, redact, scheme_of
 
 log = logging.getLogger(__name__)
 
 _SLICES_IN_WRITING = 2
 _POLL_S = 0.1
 _READER_GRACE_S = 2.0
+_TRACEBACKS = 10  # that are logged
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,8 @@ class ShardWork:
     seen_ids: Collection[str] = ()  # of the images before that point
     careful: bool = False  # nothing is decoded before it is its turn, so that ImageStarted names what kills a process
     quarantined: Mapping[str, str] = field(default_factory=dict)  # image id -> why it must not be touched again
+    alone: Collection[int] = ()  # numbers of images that are worked on with no other in flight
+    left_out: Mapping[int, str] = field(default_factory=dict)  # as `quarantined`, by the image's number
     left: threading.Event = field(default_factory=threading.Event)  # set when the rest is left to another writer
 
 
@@ -127,10 +132,11 @@ class ShardRunner:
         generator: MaskGenerator,
         stopping: Callable[[], bool] = lambda: False,
         metadata: dict[str, Any] | None = None,
+        in_flight: InFlight | None = None,
     ) -> None:
         """`stopping` is asked between images and between chunks of prompts; once true, `run` ends soon.
 
-        `metadata` is the plan's, for a plan that comes without its shards.
+        `metadata` is the plan's, for a plan that comes without its shards. `in_flight` is told of every image.
         """
         self._root = root
         self._plan = plan
@@ -140,15 +146,18 @@ class ShardRunner:
         self._floors = config.reject_floors
         self._owner = new_owner()
         self._metadata = metadata or plan.metadata()
+        self._in_flight = in_flight or InFlight()
+        self._reading = Stall()
         self._items: Queue[_Item] = Queue()
         self._model_failures = 0  # since it last worked
+        self._tracebacks = 0
         self._points_at_once = generator.points_at_once
 
     def waiting(self) -> int:
         """Images fetched ahead of the model."""
         return self._items.qsize()
 
-    def run(self, work: Iterable[ShardWork | ShardDone | ShardFailed]) -> Iterator[Event]:
+    def run(self, work: Iterable[ShardWork | ShardDone | ShardFailed]) -> Generator[Event, None, None]:
         """Works through the shards, reporting as it goes; ends early, without error, once `stopping`.
 
         What stands among the shards for one that needs no work, or cannot be begun, is reported in its turn.
@@ -195,12 +204,13 @@ class ShardRunner:
                     items.put(item, timeout=_POLL_S)
                     return
 
+        last: deque[threading.Event] = deque(maxlen=1)  # set when the image that was read last is through
         try:
             for shard in work:
                 if not isinstance(shard, ShardWork):
                     deliver(shard)
                     continue
-                for item in self._read_one(shard, decoders, budget, closed):
+                for item in self._read_one(shard, decoders, budget, closed, last):
                     deliver(item)
                 if closed.is_set():
                     return
@@ -209,9 +219,15 @@ class ShardRunner:
             deliver(error)
 
     def _read_one(
-        self, work: ShardWork, decoders: ThreadPoolExecutor, budget: _ByteBudget, closed: threading.Event
+        self,
+        work: ShardWork,
+        decoders: ThreadPoolExecutor,
+        budget: _ByteBudget,
+        closed: threading.Event,
+        last: deque[threading.Event],
     ) -> Iterator[_Image | _ShardEnd]:
         shard, start, take = work.planned.shard, work.start, work.planned.take
+        where = redact(shard.uri)
         try:
             check_unchanged(shard)
             images = read_shard(
@@ -219,7 +235,8 @@ class ShardRunner:
             )
             index, begun = start.image, time.perf_counter()
             while take is None or index < take:
-                image = next(images, None)
+                with self._reading.of(f"reading image {index:,} of {where}"):
+                    image = next(images, None)
                 if image is None or closed.is_set() or work.left.is_set():
                     break
                 if (lost := lost_folder(shard, image)) is not None:
@@ -228,46 +245,56 @@ class ShardRunner:
                     return
                 fetched = time.perf_counter() - begun
                 size = _decoded_bytes(image)
+                alone = image.index in work.alone
+                if alone and last:
+                    _wait_until(last[0], closed)
                 budget.acquire(size)
                 decoded = self._decoded(work, image, decoders)
                 item = _Image(work, image.index, image.image_id, image.next_offset, decoded, size, fetched)
+                last.append(item.done)
                 yield item
-                while work.careful and not item.done.wait(_POLL_S) and not closed.is_set():
-                    pass  # nothing of the next one is touched before this one is through and reported
+                if work.careful or alone:  # nothing of the next one is touched before this one is through and reported
+                    _wait_until(item.done, closed)
                 index, begun = image.index + 1, time.perf_counter()
             images.close()
             yield _ShardEnd(work)
         except ShardDamaged as damage:
-            if damage.reason == "changed":
+            if damage.reason == "changed" and (lost := lost_archive(shard)) is not None:
+                yield _ShardEnd(work, failure=lost, away=True)
+            elif damage.reason == "changed":
                 yield _ShardEnd(work, failure=str(damage), changed=True)
             else:
                 yield _ShardEnd(work, damage=damage)
         except (DataEngineError, FileNotFoundError) as error:
-            away = isinstance(error, StorageError) and passes(error.__cause__)
+            away = isinstance(error, StorageError) and passes(error.__cause__) and not _on_the_web(shard)
             yield _ShardEnd(work, failure=str(error), away=away)
 
     def _decoded(
         self, work: ShardWork, image: EncodedImage, decoders: ThreadPoolExecutor
     ) -> Callable[[], DecodedImage]:
-        reason = work.quarantined.get(image.image_id)
+        reason = work.quarantined.get(image.image_id) or work.left_out.get(image.index)
         if reason is not None:
             digest = sha256(image.data) if image.data is not None else None
             left_out = DecodedImage(image.image_id, image.uri, digest, failure=Failure("worker_died", reason))
             return lambda: left_out
-        if work.careful:
-            return partial(self._decode, image)
-        return partial(self._decoded_in_time, decoders.submit(self._decode, image))
+        if work.careful or image.index in work.alone:
+            return partial(self._decode, work, image)
+        return partial(self._decoded_in_time, image.image_id, decoders.submit(self._decode, work, image))
 
-    def _decoded_in_time(self, decoding: Future[DecodedImage]) -> DecodedImage:
+    def _decoded_in_time(self, image_id: str, decoding: Future[DecodedImage]) -> DecodedImage:
         """Raises Interrupted where it is not decoded before the job is to stop: native code may hang in it."""
-        while not wait((decoding,), _POLL_S).done:
-            if self._stopping():
-                raise Interrupted
+        stall = Stall()
+        with stall.of(f"decoding {image_id}"):
+            while not wait((decoding,), _POLL_S).done:
+                if self._stopping():
+                    raise Interrupted
+                stall.mention()
         return decoding.result()
 
-    def _decode(self, image: EncodedImage) -> DecodedImage:
+    def _decode(self, work: ShardWork, image: EncodedImage) -> DecodedImage:
         begun = time.perf_counter()
-        decoded = decode_image(image, self._generator, self._config.input)
+        with self._in_flight.at(work.planned.id, image.index, image.index in work.alone):
+            decoded = decode_image(image, self._generator, self._config.input)
         return replace(decoded, seconds=time.perf_counter() - begun)
 
     # ---- calling thread ---------------------------------------------------------------------------------------------
@@ -288,6 +315,11 @@ class ShardRunner:
             except Empty:
                 if self._stopping():
                     break
+                if current is not None and self._is_old(current):  # what is masked does not wait for what is not read
+                    following = self._after(current)
+                    commits.append(self._close(current, writer, final=False))
+                    current = following
+                self._reading.mention()
                 continue
             if isinstance(item, BaseException):
                 raise item
@@ -305,7 +337,7 @@ class ShardRunner:
             if current is None:
                 current = self._open(item.work, item.work.start.slice, item.work.start.image)
             elif isinstance(item, _Image) and self._is_full(current):
-                following = self._open(item.work, current.index + 1, current.first_image + current.totals.images)
+                following = self._after(current)
                 commits.append(self._close(current, writer, final=False))
                 current = following
             if isinstance(item, _Image):
@@ -339,9 +371,10 @@ class ShardRunner:
             raise lost
 
     def _is_full(self, current: _OpenSlice) -> bool:
-        images = current.totals.images
-        old = time.monotonic() - current.opened > self._config.run.commit_seconds
-        return images == self._plan.images_per_commit or (images > 0 and old)
+        return current.totals.images == self._plan.images_per_commit or self._is_old(current)
+
+    def _is_old(self, current: _OpenSlice) -> bool:
+        return current.totals.images > 0 and time.monotonic() - current.opened > self._config.run.commit_seconds
 
     def _finished(self, commits: deque[Future[_Committed]], most_waiting: int) -> Iterator[Event]:
         """Reports commits that are through, waiting while more than `most_waiting` are not."""
@@ -355,12 +388,21 @@ class ShardRunner:
         source = {"shard": shard.id, "uri": shard.uri, "etag": shard.etag, "slice": index}
         return _OpenSlice(work, index, first_image, SliceWriter({**self._metadata, "source": source}))
 
+    def _after(self, current: _OpenSlice) -> _OpenSlice:
+        return self._open(current.work, current.index + 1, current.first_image + current.totals.images)
+
     def _mask(self, item: _Image, current: _OpenSlice, writer: ThreadPoolExecutor) -> ImageDone:
+        alone = item.index in item.work.alone
+        if alone:
+            writer.submit(_nothing).result()  # what is before it there is through
         image = item.decoded()
         masks, failure, seconds = None, image.failure, None
         if image.prepared is not None:
             begun, encoded = time.perf_counter(), self._generator.stages.seconds["encode"]
-            with log_fields(shard=item.work.planned.id, image_id=image.image_id):
+            with (
+                log_fields(shard=item.work.planned.id, image_id=image.image_id),
+                self._in_flight.at(item.work.planned.id, item.index, alone),
+            ):
                 masks, failure = self._generate(image)
             seconds = time.perf_counter() - begun
             encoding = self._generator.stages.seconds["encode"] - encoded
@@ -369,11 +411,15 @@ class ShardRunner:
         row = image_row(image, item.work.planned.id, masks, failure, seconds)
         columns = mask_columns(masks) if masks is not None else None
         rejects = reject_columns(masks) if masks is not None else None
-        current.added.append(writer.submit(current.writer.add, row, columns, rejects))
+        added = writer.submit(self._add, item, current.writer, row, columns, rejects)
+        current.added.append(added)
         current.totals = current.totals + _totals(masks, failure)
         current.next_offset = item.next_offset
         current.timings["fetch"] += item.fetch_s
         current.timings["decode"] += image.seconds
+        if alone:
+            added.result()
+            self._in_flight.through(item.work.planned.id, item.index)
         return ImageDone(
             item.work.planned.id,
             image.image_id,
@@ -404,7 +450,7 @@ class ShardRunner:
                 failure = Failure("out_of_memory", f"one prompt at a time does not fit: {error}")
             else:
                 failure = Failure("internal_error", f"{type(error).__name__}: {error}")
-                log.warning("%s: the model failed", image.image_id, exc_info=True)
+                self._log_failure(image.image_id)
         else:
             self._model_failures = 0
             return masks, None
@@ -419,7 +465,18 @@ class ShardRunner:
             )
         return None, failure
 
+    def _log_failure(self, image_id: str) -> None:
+        """Called while the error is handled. One image in a thousand would be a flood; every row has its message."""
+        self._tracebacks += 1
+        if self._tracebacks <= _TRACEBACKS:
+            rest = "; further ones are told by their rows alone" if self._tracebacks == _TRACEBACKS else ""
+            log.warning("%s: the model failed%s", image_id, rest, exc_info=True)
+
     # ---- writer thread ----------------------------------------------------------------------------------------------
+
+    def _add(self, item: _Image, to: SliceWriter, row: dict[str, Any], *columns: dict[str, Any] | None) -> None:
+        with self._in_flight.at(item.work.planned.id, item.index, item.index in item.work.alone):
+            to.add(row, *columns)
 
     def _close(
         self, current: _OpenSlice, writer: ThreadPoolExecutor, *, final: bool, damage: ShardDamaged | None = None
@@ -479,6 +536,20 @@ class ShardRunner:
         for part in record.parts:
             delete(join(self._root, part.file))
         return SliceLost(record.shard, record.slice)
+
+
+def _on_the_web(shard: Shard) -> bool:
+    """One web server that is down says nothing of others, and may be gone for good. A signed link leads to a store."""
+    return scheme_of(shard.uri) in ("http", "https") and shard.link is None
+
+
+def _wait_until(done: threading.Event, closed: threading.Event) -> None:
+    while not done.wait(_POLL_S) and not closed.is_set():
+        pass
+
+
+def _nothing() -> None:
+    pass
 
 
 class _ByteBudget:

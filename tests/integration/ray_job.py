@@ -31,10 +31,13 @@ def arm() -> None:
     """In every worker process: decoding a poisoned image does what its comment says. The environment says more:
 
     BAD_NODE is unfit; on EMPTY_NODE (or "all") data_engine is not installed; while the file FULL_DISK exists, the disk
-    is full; for STORE_PATIENCE seconds a store is tried again.
+    is full; for STORE_PATIENCE seconds a store is tried again; the first processes, one for each file in the folder
+    FROZEN_STARTS, stop before they have said anything.
     """
     import ray
 
+    if folder := os.environ.get("FROZEN_STARTS"):
+        freeze_some(Path(folder))
     if os.environ.get("EMPTY_NODE") in ("all", ray.get_runtime_context().get_node_id()):
         forget_the_package()
         return
@@ -45,6 +48,17 @@ def arm() -> None:
 
         object.__setattr__(PATIENT, "seconds", float(patience))
     poison_images()
+
+
+def freeze_some(folder: Path) -> None:
+    """Of as many processes as the folder has files, each takes one away and stands still, as on a hanging disk."""
+    for ticket in folder.iterdir():
+        try:
+            ticket.unlink()
+        except FileNotFoundError:
+            continue
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return
 
 
 def forget_the_package() -> None:

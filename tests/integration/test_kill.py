@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
 import random
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -64,7 +69,7 @@ def test_many_kills_and_the_same_rows(job, tmp_path, wanted):
     assert rows(output) == rows(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_within_seconds_keeps_what_is_done_and_says_how_to_go_on(job, tmp_path, number):
     _, generate_command, _ = job
     # Nothing would be committed by then, if stopping did not do it.
@@ -86,3 +91,28 @@ def test_a_signal_stops_within_seconds_keeps_what_is_done_and_says_how_to_go_on(
     assert "data-engine generate" in errors
     assert commits(tmp_path / "out") == 1
     assert not (tmp_path / "out" / "_manifest.json").exists()
+
+
+def test_a_terminal_that_is_closed_costs_nothing_that_is_masked(job, tmp_path):
+    _, generate_command, _ = job
+    generate_command = [part.replace("images_per_commit=5", "images_per_commit=1000") for part in generate_command]
+    terminal, end = pty.openpty()
+    process = subprocess.Popen(
+        generate_command,
+        stdin=end,
+        stdout=end,
+        stderr=end,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - its own terminal
+    )
+    os.close(end)
+    said = b""
+    while b"running on" not in said:
+        said += os.read(terminal, 1000)
+    deadline = time.monotonic() + 2.0
+    while time.monotonic() < deadline:  # what nobody reads would hold the job up
+        if select.select([terminal], [], [], 0.1)[0]:
+            os.read(terminal, 1000)
+    os.close(terminal)
+    process.wait(timeout=30)
+    assert commits(tmp_path / "out") == 1

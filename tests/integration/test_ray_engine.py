@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,6 +151,54 @@ def test_an_unfit_node_is_left_out_and_the_others_do_the_job(
     assert report.exit_code == 0
     assert len(re.findall(reason, said)) == 1, said  # and no worker was tried there again
     assert rows(tmp_path / "out") == rows(folder / "whole")
+
+
+def test_workers_that_find_no_place_are_asked_for_anew_and_that_is_said(
+    connected: Any, undisturbed: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, tars = undisturbed
+    note, notes = Progress.note, []
+
+    def noted(self: Progress, text: str) -> None:
+        note(self, text)
+        if "no place or no process in 1 s" in text:
+            notes.append(text)
+            if len(notes) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Progress, "note", noted)
+    settings = ("run.ray.gpus_per_worker=1", "run.ray.workers=2", "run.ray.start_timeout=1")  # there are no GPUs
+    report, said = generate_aloud(tars, tmp_path / "out", cluster_config(folder, *settings))
+    assert report.exit_code == 130
+    assert "2 workers have found no place" in said
+    assert "w0" not in said  # none of them is lost
+
+
+@pytest.mark.slow
+def test_a_worker_that_freezes_before_it_speaks_is_replaced(
+    cluster: Any, undisturbed: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, tars = undisturbed
+    (tmp_path / "frozen").mkdir()
+    for number in range(2):  # one on each node: nobody else would do the job
+        (tmp_path / "frozen" / str(number)).touch()
+    with armed(cluster, FROZEN_STARTS=str(tmp_path / "frozen")):
+        report, said = generate_aloud(tars, tmp_path / "out", cluster_config(folder, "run.ray.start_timeout=60"))
+    assert report.exit_code == 0
+    assert len(re.findall(r"timed out: its process was started and has not spoken for 60 s", said)) == 2, said
+    assert rows(tmp_path / "out") == rows(folder / "whole")
+
+
+def test_workers_that_all_freeze_before_they_speak_end_the_job_with_the_reason(
+    cluster: Any, undisturbed: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, tars = undisturbed
+    (tmp_path / "frozen").mkdir()
+    for number in range(100):
+        (tmp_path / "frozen" / str(number)).touch()
+    reason = r"5 workers in a row were lost.*: its process was started and has not spoken for 1 s \(5x\)"
+    with armed(cluster, FROZEN_STARTS=str(tmp_path / "frozen")), pytest.raises(ClusterError, match=reason):
+        generate(tars, str(tmp_path / "out"), cluster_config(folder, "run.ray.start_timeout=1"))
 
 
 def test_a_cluster_without_the_package_says_what_to_install(

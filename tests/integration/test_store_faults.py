@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import re
 import subprocess
 import sys
 import uuid
@@ -14,12 +16,17 @@ import fsspec
 import pytest
 from integration.fault_proxy import FaultProxy, Rule
 from pipeline.tiny_job import KEEP_ALL, config_for, rows, save_model, write_photos, write_tar
+from rich.console import Console
 
 from data_engine.config import JobConfig
 from data_engine.dataset.audit import AuditReport, PlannedCount, audit
 from data_engine.dataset.reader import MaskDataset
+from data_engine.pipeline import local_outage
 from data_engine.pipeline.job import generate
 from data_engine.pipeline.plan import read_plan
+from data_engine.pipeline.policy import Policy
+from data_engine.pipeline.progress import Progress
+from data_engine.retry import PATIENT
 
 s3fs = pytest.importorskip("s3fs")
 
@@ -182,6 +189,24 @@ def test_an_outage_in_the_middle_is_waited_out(store, seconds):
     assert finished.returncode == 0, finished.stderr
     assert store.proxy.faults["outage"] == 1
     assert SECRET not in finished.stdout + finished.stderr
+    assert_undisturbed(store, output)
+
+
+def test_an_outage_that_outlasts_the_patience_of_a_request_does_not_end_a_local_job(store, monkeypatch):
+    output = store.new_output()
+    quick = Policy(store_pause=0.5, store_longest_pause=1.0, store_patience=60.0)
+    monkeypatch.setattr(local_outage, "POLICY", quick)
+    said, seconds = io.StringIO(), PATIENT.seconds
+    store.proxy.when("PUT", "/_commits/", 2, lambda: store.proxy.outage(6))
+    object.__setattr__(PATIENT, "seconds", 0.5)
+    try:
+        progress = Progress(Console(file=said, width=500))
+        report = generate(store.input("tars"), output, store.config(), progress=progress)
+    finally:
+        object.__setattr__(PATIENT, "seconds", seconds)
+    assert (report.exit_code, report.failed_shards) == (0, [])
+    assert len(re.findall(r"waiting for the (?:in|out)put, at no shard's expense", said.getvalue())) == 1
+    assert "it is there again" in said.getvalue()
     assert_undisturbed(store, output)
 
 

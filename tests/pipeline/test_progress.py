@@ -60,6 +60,21 @@ def test_an_unknown_number_of_images_has_no_invented_end(seen):
     assert line.startswith("1 images")
 
 
+def test_a_terminal_is_drawn_on_four_times_a_second_however_many_images_are_done(monkeypatch):
+    clock, drawn = Clock(), []
+    progress = Progress(Console(file=io.StringIO(), force_terminal=True, width=200), clock)
+    progress.start(plan(None), [], resumed=False)
+    view = Progress._view
+    monkeypatch.setattr(Progress, "_view", lambda self: drawn.append(1) or view(self))
+    try:
+        for number in range(2000):
+            clock.now += 0.001
+            progress.event(done(number))
+    finally:
+        progress.stop()
+    assert 6 <= len(drawn) <= 9
+
+
 def test_failed_shards_are_said_at_once(seen):
     progress, _, buffer = seen
     progress.event(ShardFailed("s1", "a.tar", "a.tar has changed"))
