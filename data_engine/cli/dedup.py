@@ -68,7 +68,7 @@ def dedup(
     ray_address: Annotated[
         str | None, typer.Option(help="Default: RAY_ADDRESS, the cluster this runs in, or a new one here.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="With --masks, processes too. Default: all cores.")] = None,
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Such as 8GB; what does not fit goes to disk. Default: 80 %.")
     ] = None,
@@ -79,6 +79,7 @@ def dedup(
 
     Writes a version beside the dataset OUTPUT, which stays as it is. MaskDataset(OUTPUT, deduplicated=True) honours it.
     """
+    from data_engine.dataset.export.pool import cpus
     from data_engine.dedup.run import deduplicate
     from data_engine.dedup.settings import DedupSettings, SemanticSettings
 
@@ -99,6 +100,7 @@ def dedup(
         engine=engine.value,
         ray_address=ray_address,
         threads=threads,
+        processes=threads or cpus(),
         memory=memory,
         temp_folder=temp_folder,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -97,6 +96,7 @@ def export(
     """
     from data_engine.dataset.export.filters import MaskFilter
     from data_engine.dataset.export.job import ExportJob
+    from data_engine.dataset.export.pool import cpus
     from data_engine.pipeline.originals import Originals
 
     options = {
@@ -118,7 +118,7 @@ def export(
         masks=MaskFilter(min_iou=min_iou, min_stability=min_stability, min_area=min_area),
         limit=limit,
         deduplicated=(dedup_version or True) if deduplicated else False,
-        workers=workers or _cpus(),
+        workers=workers or cpus(),
     )
     report, lines = _run(job)
     _say(destination, report, lines)
@@ -160,11 +160,6 @@ def _make_format(name: ExportFormat, options: dict[str, Any]) -> Format:
         raise UsageError(f"--format {name.value} takes no {shown}")
     made: Format = kind(**options)
     return made
-
-
-def _cpus() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _run(job: ExportJob) -> tuple[ExportReport, list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,9 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pad
 import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
 from rlemasklib import RLEMask
 
 from data_engine.dataset.commits import PLAN_FILE, CommitRecord, Part, Totals, read_commits
+from data_engine.dataset.committed_files import CommittedFiles, open_committed
+from data_engine.dataset.duckdb_errors import said_by
 from data_engine.dataset.duplicates import (
     DUPLICATES,
     DatasetState,
@@ -25,11 +28,13 @@ from data_engine.dataset.duplicates import (
     read_table,
     read_version,
 )
+from data_engine.dataset.id_index import IdIndex
+from data_engine.dataset.id_table import table_file
 from data_engine.dataset.manifest import Manifest, read_manifest, read_manifest_commits
+from data_engine.dataset.row_groups import RowGroups
 from data_engine.dataset.schema import IMAGES, MASKS, REJECTS, check_version
 from data_engine.errors import DatasetError
-from data_engine.retry import retried
-from data_engine.storage import filesystem, is_local, join, read_bytes, translated
+from data_engine.storage import filesystem, is_local, join, read_bytes, read_range, translated
 
 if TYPE_CHECKING:
     import duckdb
@@ -124,15 +129,41 @@ class MaskDataset:
         return read_table(self.root, version.duplicates, DUPLICATES) if version else DUPLICATES.empty_table()
 
     def __getitem__(self, image_id: str) -> DatasetImage:
-        """One image by id. Reads the id column until it is found, then only the row groups that hold its masks."""
-        if image_id in self.left_out:
+        """One image by id. Reads its slice's rows of images, and only the row groups that hold its masks.
+
+        The first time, the ids of all slices are read until it is found; of a dataset of many slices they are then
+        kept on this machine. For more than a few images, `get_many` reads less.
+        """
+        if not isinstance(image_id, str):
+            raise TypeError(f"{image_id!r} is no image id: a string; `rows` reads images by their places in a slice")
+        return next(self.get_many([image_id]))
+
+    def __contains__(self, image_id: object) -> bool:
+        """Whether there is an image of this id, as `[]` would find it. Without this, `in` would read the dataset."""
+        try:
+            return isinstance(image_id, str) and bool(self[image_id].row)
+        except KeyError:
+            return False
+
+    def get_many(self, image_ids: Iterable[str]) -> Iterator[DatasetImage]:
+        """The images of these ids, each once, in the order of the dataset: each slice is read once.
+
+        Raises KeyError for an id that is not there, before the first image comes.
+        """
+        wanted = set(image_ids)
+        for image_id in wanted & self.left_out:
             raise KeyError(image_id)
-        for record in self.commits:
-            ids = self._read(record.images, columns=["image_id"])["image_id"]
-            position = pc.index(ids, image_id).as_py()
-            if position >= 0:
-                return next(self.rows(record, position, position + 1))
-        raise KeyError(image_id)
+        while wanted:
+            whole = self._ids.whole
+            for record, rows in self._ids.find(sorted(wanted)):
+                for image in self._some(record, rows):
+                    if image.image_id in wanted:
+                        wanted.remove(image.image_id)
+                        yield image
+            if wanted and whole:
+                raise KeyError(min(wanted))
+            if wanted:  # another id has the same hash
+                self._ids.read_all()
 
     def slice(self, record: CommitRecord) -> Iterator[DatasetImage]:
         """The images of one committed slice, in order, left-out ones too; masks streamed row group by row group."""
@@ -144,42 +175,29 @@ class MaskDataset:
                 batch = next(batches, None)
                 if batch is None:
                     raise DatasetError(f"{join(self.root, record.masks.file)} has fewer masks than its images say")
-                ready = pa.concat_tables([ready, batch])
+                ready = pa.concat_tables([ready, batch]) if ready.num_rows else batch  # which may have more columns
             yield DatasetImage(row, ready.slice(0, wanted))
             ready = ready.slice(wanted)
 
     def rows(self, record: CommitRecord, start: int, stop: int) -> Iterator[DatasetImage]:
         """The images `start` to `stop` of one committed slice, left-out ones too.
 
-        Reads only the row groups that hold their masks, and these at once: for a few images. `slice` streams.
+        Streams the row groups that hold their masks, and reads no others.
         """
-        images = self._read(record.images)
-        counts = images["n_masks"].to_numpy()
-        masks = self._mask_rows(record, int(counts[:start].sum()), int(counts[start:stop].sum()))
-        first = 0
-        for row in images.slice(start, stop - start).to_pylist():
-            yield DatasetImage(row, masks.slice(first, row["n_masks"]))
-            first += row["n_masks"]
+        return self._some(record, range(start, min(stop, record.images.rows)))
 
     def batches(self, part: Part) -> Iterator[pa.Table]:
-        """The rows of a committed file, some thousands at a time. Raises DatasetError where it is gone or damaged."""
-        with self._readable(part):
-            batches = self._open(part).iter_batches()
-        while True:
+        """The rows of a committed file, a row group at a time. Raises DatasetError where it is gone or damaged."""
+        file = self._open(part)
+        for group in range(file.num_row_groups):  # iter_batches holds what it has read of all of them
             with self._readable(part):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield pa.Table.from_batches([batch]).replace_schema_metadata()
+                rows = file.read_row_group(group).replace_schema_metadata()
+            yield rows
 
     def image_ids(self, record: CommitRecord) -> list[str]:
         """Ids of the images of one committed slice, in order."""
-
-        def read() -> list[str]:
-            ids: list[str] = self._read(record.images, columns=["image_id"])["image_id"].to_pylist()
-            return ids
-
-        return retried(read)
+        ids: list[str] = self._read(record.images, columns=["image_id"])["image_id"].to_pylist()
+        return ids
 
     def images(self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None) -> pa.Table:
         """The images table, or some columns and rows of it."""
@@ -210,7 +228,7 @@ class MaskDataset:
         if not paths:
             return pad.dataset(schema.empty_table())
         with self._scannable():
-            rows = pad.dataset(paths, schema=schema, format="parquet", filesystem=self._filesystem)
+            rows = pad.dataset(paths, schema=schema, format="parquet", filesystem=self._files)
         if self.dedup is None:
             return rows
         return rows.filter(~pc.field("image_id").isin(self._left_out_ids))
@@ -225,9 +243,9 @@ class MaskDataset:
         except ImportError:
             raise DatasetError("SQL needs duckdb: pip install 'data-engine[sql]'") from None
         connection = duckdb.connect()
-        if not is_local(self.root):
-            connection.register_filesystem(self._filesystem)
         version = self.dedup or newest_version(self.root)
+        if not is_local(self.root):
+            connection.register_filesystem(self._files)
         parts = {
             "duplicates": [version.duplicates] if version else [],
             "images": [record.images for record in self.commits],
@@ -242,19 +260,19 @@ class MaskDataset:
             try:
                 rows = connection.read_parquet([self._duckdb_path(part) for part in parts[table]])
             except duckdb.Error as error:
-                raise self._unreadable(parts[table], str(error), table) from None
+                raise self._unreadable(parts[table], error, table) from None
             if self.dedup is not None and table != "duplicates":
                 rows = rows.filter("image_id not in (select image_id from duplicates where not keep)")
             rows.create_view(table)
         return connection
 
-    def _unreadable(self, parts: list[Part], said: str, table: str) -> DatasetError:
+    def _unreadable(self, parts: list[Part], error: Exception, table: str) -> DatasetError:
         """What DuckDB said of one of the files, as an error that says what there is to do."""
-        uri = next((join(self.root, part.file) for part in parts if part.file in said), self.root)
+        uri = next((join(self.root, part.file) for part in parts if part.file in str(error)), self.root)
         remedy = "make a new version with `data-engine dedup`" if table == "duplicates" else _REMEDY
-        if "No files found" in said:
+        if "No files found" in str(error) or "FileNotFoundError" in str(error):
             return DatasetError(_gone(uri, remedy))
-        return DatasetError(f"{uri} cannot be read by DuckDB ({said.strip().splitlines()[0]}): {remedy}")
+        return DatasetError(f"{uri} cannot be read by DuckDB ({said_by(error)}): {remedy}")
 
     @cached_property
     def _left_out_ids(self) -> pa.Array:
@@ -274,33 +292,41 @@ class MaskDataset:
         fingerprint = str(self.plan.get("fingerprint", ""))
         if version.dataset.fingerprint != fingerprint:
             raise DatasetError(f"{self.root}: its version {version.version!r} of duplicates is of another dataset")
-        now = DatasetState.of(fingerprint, self.complete, self.commits)
-        if deduplicated is True and version.dataset.commits_sha256 != now.commits_sha256:
-            raise DatasetError(
-                f"{self.root} has grown since version {version.version!r} of its duplicates: "
-                f"{version.dataset.images:,} of {now.images:,} images were compared; run "
-                f"`data-engine dedup {self.root}`, or name the version"
-            )
+        if deduplicated is True:
+            now = DatasetState.of(fingerprint, self.complete, self.commits)
+            if version.dataset.commits_sha256 != now.commits_sha256:
+                raise DatasetError(
+                    f"{self.root} has grown since version {version.version!r} of its duplicates: "
+                    f"{version.dataset.images:,} of {now.images:,} images were compared; run "
+                    f"`data-engine dedup {self.root}`, or name the version"
+                )
         return version
 
     @cached_property
-    def _filesystem(self) -> Any:
-        return filesystem(self.root)[0]
+    def _ids(self) -> IdIndex:
+        return IdIndex(self.commits, self.image_ids, table_file(self.root))
+
+    @cached_property
+    def _files(self) -> AbstractFileSystem:
+        if is_local(self.root):
+            return filesystem(self.root)[0]
+        return CommittedFiles.of(self.root, [part for record in self.commits for part in record.parts])
 
     def _path(self, part: Part) -> str:
         return filesystem(join(self.root, part.file))[1]
 
     def _duckdb_path(self, part: Part) -> str:
-        path = self._path(part)
-        return path if is_local(self.root) else f"{self._filesystem.protocol[0]}://{path}"
+        return self._path(part) if is_local(self.root) else join(self.root, part.file)
 
     def _open(self, part: Part) -> pq.ParquetFile:
         with self._readable(part):
-            return pq.ParquetFile(self._filesystem.open(self._path(part)), page_checksum_verification=True)
+            return open_committed(self.root, part)
 
     def _read(self, part: Part, columns: list[str] | None = None) -> pa.Table:
+        """A file of images, which is small: in one request, tried again where a store fails for a while."""
         with self._readable(part):
-            return self._open(part).read(columns=columns)
+            data = read_range(join(self.root, part.file), 0, part.size)
+            return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(columns=columns)
 
     @contextmanager
     def _readable(self, part: Part) -> Iterator[None]:
@@ -327,19 +353,27 @@ class MaskDataset:
                 raise
             raise DatasetError(f"a committed file is damaged ({error}): {_REMEDY}") from None
 
-    def _mask_rows(self, record: CommitRecord, start: int, count: int) -> pa.Table:
-        """Rows `start` to `start + count` of the masks of a slice."""
-        file = self._open(record.masks)
-        groups, first, seen = [], None, 0
-        for index in range(file.num_row_groups):
-            rows = file.metadata.row_group(index).num_rows
-            if seen < start + count and seen + rows > start:
-                groups.append(index)
-                first = seen if first is None else first
-            seen += rows
-        with self._readable(record.masks):
-            table = file.read_row_groups(groups).replace_schema_metadata()
-        return table.slice(start - (first or 0), count)
+    def _some(self, record: CommitRecord, rows: Sequence[int]) -> Iterator[DatasetImage]:
+        """Images of one committed slice; rows: ascending. Holds the row groups of one image's masks at a time."""
+        images = self._read(record.images)
+        ends = np.cumsum(images["n_masks"].to_numpy(), dtype=np.int64)
+        groups: RowGroups | None = None
+        for number, row in zip(rows, images.take(pa.array(rows, pa.int64())).to_pylist(), strict=True):
+            stop = int(ends[number])
+            if not row["n_masks"]:
+                yield DatasetImage(row, MASKS.empty_table())
+                continue
+            groups = groups or self._row_groups(record.masks)
+            if stop > len(groups):
+                raise DatasetError(f"{join(self.root, record.masks.file)} has fewer masks than its images say")
+            with self._readable(record.masks):
+                masks = groups.read(stop - row["n_masks"], stop)
+            yield DatasetImage(row, masks)
+
+    def _row_groups(self, part: Part) -> RowGroups:
+        file = self._open(part)
+        with self._readable(part):
+            return RowGroups(file)
 
 
 def _gone(uri: str, remedy: str = _REMEDY) -> str:

@@ -8,6 +8,7 @@ bands: every pair within the threshold shares at least one key whole. Recall is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
 from math import comb
 
@@ -41,20 +42,28 @@ def choose_bands(sample: np.ndarray, total: int, threshold: int) -> int:
     """
     if not threshold:
         return 1
+    scale = (total / max(1, len(sample))) ** 2
+    return cheapest_bands(lambda mask: scale * _pairs(sample, mask), total, threshold)[1]
+
+
+def cheapest_bands(pairs: Callable[[int], float], total: int, threshold: int) -> tuple[float, int]:
+    """(what comparing costs, in rows of a join; the number of bands that costs least). threshold: at least 1.
+
+    pairs: how many pairs share a key, by its mask. total: rows of both sides of a join.
+    """
     best: tuple[float, int] | None = None
     for bands in range(threshold + 1, HASH_BITS + 1):
         keys = comb(bands, threshold)
-        if keys > _MOST_KEYS and best is not None:
+        joins = keys * (total + _KEY_COST)
+        if best is not None and (keys > _MOST_KEYS or joins >= best[0]):
             break
         masks = key_masks(threshold, bands)
         tried = masks[:: max(1, len(masks) // 4)]
-        pairs = keys * sum(_pairs(sample, mask) for mask in tried) / len(tried)
-        pairs *= (total / max(1, len(sample))) ** 2
-        cost = keys * (total + _KEY_COST) + _PAIR_COST * pairs
+        cost = joins + _PAIR_COST * keys * sum(pairs(mask) for mask in tried) / len(tried)
         if best is None or cost < best[0]:
             best = cost, bands
     assert best is not None
-    return best[1]
+    return best
 
 
 def _pairs(hashes: np.ndarray, mask: int) -> float:

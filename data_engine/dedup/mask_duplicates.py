@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import pyarrow as pa
 from rlemasklib import RLEMask
 
 from data_engine.dataset.commits import CommitRecord
 from data_engine.dataset.duplicates import MASK_DUPLICATES
+from data_engine.dataset.export.job import open_dataset
+from data_engine.dataset.export.pool import in_processes
 from data_engine.dataset.reader import DatasetImage, MaskDataset
 from data_engine.masks.suppress import mask_nms
+
+_REMEDY = "use fewer --threads"
+_WORTH_PROCESSES = 1_000_000  # masks: of fewer, starting processes takes longer than comparing
+
+
+def mask_duplicates(dataset: MaskDataset, iou_threshold: float, processes: int) -> Iterator[pa.Table]:
+    """What `find_mask_duplicates` finds in each committed slice, in order."""
+    processes = min(processes, len(dataset.commits))
+    if processes < 2 or dataset.totals.masks < _WORTH_PROCESSES:
+        yield from (find_mask_duplicates(dataset, record, iou_threshold) for record in dataset.commits)
+        return
+    ready: dict[int, pa.Table] = {}
+    tasks = ((dataset.root, number, record, iou_threshold) for number, record in enumerate(dataset.commits))
+    following = 0
+    for (_, number, _, _), table in in_processes(_of_slice, tasks, processes, remedy=_REMEDY):
+        ready[number] = table
+        while following in ready:
+            yield ready.pop(following)
+            following += 1
+
+
+def _of_slice(task: tuple[str, int, CommitRecord, float], _: Callable[[], None]) -> pa.Table:
+    root, _number, record, iou_threshold = task
+    return find_mask_duplicates(open_dataset(root, False), record, iou_threshold)
 
 
 def find_mask_duplicates(dataset: MaskDataset, record: CommitRecord, iou_threshold: float) -> pa.Table:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from data_engine.dataset.commits import CommitRecord
 from data_engine.dataset.reader import MaskDataset
@@ -24,7 +25,7 @@ from data_engine.dedup.hash_clusters import HashClusters
 from data_engine.dedup.mask_duplicates import find_mask_duplicates
 from data_engine.dedup.near import SAMPLED, Compared, compare_by_key
 from data_engine.errors import DatasetError
-from data_engine.storage import is_local
+from data_engine.storage import filesystem, is_local
 
 if TYPE_CHECKING:
     import duckdb
@@ -100,8 +101,10 @@ def _images(dataset: MaskDataset) -> Any:  # a ray.data.Dataset
     fragments = dataset.arrow("images")
     if not dataset.commits:
         return ray.data.from_arrow(_candidates(fragments.to_table(columns=_COLUMNS)))
-    filesystem = None if is_local(dataset.root) else fragments.filesystem
-    read = ray.data.read_parquet(fragments.files, filesystem=filesystem, columns=_COLUMNS)
+    store = None
+    if not is_local(dataset.root):  # not the dataset's own, which knows all of its files: it is sent with every task
+        store = PyFileSystem(FSSpecHandler(filesystem(dataset.root)[0]))
+    read = ray.data.read_parquet(fragments.files, filesystem=store, columns=_COLUMNS)
     return read.map_batches(_candidates, batch_format="pyarrow").materialize()
 
 

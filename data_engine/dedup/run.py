@@ -19,7 +19,7 @@ from data_engine.dataset.duplicates import DUPLICATES, MASK_DUPLICATES, DatasetS
 from data_engine.dataset.reader import MaskDataset
 from data_engine.dedup.clusters import add_duplicates, add_members, counts_of
 from data_engine.dedup.leakage import find_leaks
-from data_engine.dedup.mask_duplicates import find_mask_duplicates
+from data_engine.dedup.mask_duplicates import mask_duplicates
 from data_engine.dedup.near import Compared, cluster_hashes
 from data_engine.dedup.scratch import open_scratch, read_images
 from data_engine.dedup.settings import DedupSettings
@@ -234,13 +234,13 @@ def _masks(
             yield from table.to_batches()
 
     if settings.engine == "ray":
-        from data_engine.dedup.on_ray import mask_duplicates
+        from data_engine.dedup import on_ray
         from data_engine.pipeline.ray_connection import connected
 
         with connected(settings.ray_address):
-            rows = write_local(path, MASK_DUPLICATES, batches(mask_duplicates(dataset, iou)), _metadata(report))
+            rows = write_local(path, MASK_DUPLICATES, batches(on_ray.mask_duplicates(dataset, iou)), _metadata(report))
     else:
-        tables = (find_mask_duplicates(dataset, record, iou) for record in dataset.commits)
+        tables = mask_duplicates(dataset, iou, settings.processes)
         rows = write_local(path, MASK_DUPLICATES, batches(tables), _metadata(report))
     report.counts |= {"masks": dataset.totals.masks, "mask_duplicates": rows}
     return rows

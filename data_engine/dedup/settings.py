@@ -39,6 +39,7 @@ class DedupSettings:
     engine: Literal["local", "ray"] = "local"
     ray_address: str | None = None  # None: RAY_ADDRESS, the cluster this runs in, or a new one on this machine
     threads: int | None = None  # None: DuckDB's default, all cores
+    processes: int = 1  # that compare masks; more of them need a main module that can be imported, as any spawned ones
     memory: str | None = None  # "4GB"; None: DuckDB's default, 80 % of the machine's
     temp_folder: str | None = None  # where what does not fit goes; None: the system's
 

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_engine.dataset.commits import CommitRecord, Part
+from data_engine.dataset.committed_files import open_committed
 from data_engine.dataset.reader import MaskDataset
 from data_engine.errors import DatasetError
 from data_engine.retry import retried
-from data_engine.storage import filesystem, join, translated
+from data_engine.storage import join, translated
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -72,5 +73,4 @@ def mask_starts(dataset: MaskDataset, record: CommitRecord) -> tuple[list[str], 
 
 
 def _open(dataset: MaskDataset, part: Part) -> pq.ParquetFile:
-    fs, path = filesystem(join(dataset.root, part.file))
-    return pq.ParquetFile(fs.open(path), page_checksum_verification=True)
+    return open_committed(dataset.root, part)

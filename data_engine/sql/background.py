@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from queue import Empty, Queue
 from threading import Event, Thread
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ T = TypeVar("T")
 
 _AHEAD = 4  # batches
 _POLL_S = 0.1
+_BEGINS_S = 1.0
 
 
 def interruptible(work: Callable[[], T], interrupt: Callable[[], None]) -> T:
@@ -27,13 +29,16 @@ def interruptible(work: Callable[[], T], interrupt: Callable[[], None]) -> T:
             done.set_exception(error)
 
     thread = Thread(target=run, name="interruptible", daemon=True)
-    thread.start()
     try:
+        thread.start()
         return done.result()
     except KeyboardInterrupt:
-        while thread.is_alive():  # again and again: between two queries DuckDB would not hear of it
+        # Again and again: between two queries DuckDB would not hear of it. A thread that was being started may be about
+        # to begin.
+        begins_by = time.monotonic() + _BEGINS_S
+        while not done.done() and (thread.is_alive() or time.monotonic() < begins_by):
             interrupt()
-            thread.join(_POLL_S)
+            wait([done], _POLL_S)
         raise
 
 

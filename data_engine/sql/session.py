@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from data_engine.dataset.duckdb_errors import of_store, said_by
 from data_engine.dataset.reader import MaskDataset
 from data_engine.errors import DatasetError, UsageError
 from data_engine.sql.background import BackgroundAnswer
@@ -76,9 +77,9 @@ class SqlSession:
             self._connection.sql(f"from (\n{statement}\n)")
             relation = self._connection.sql(statement)
             answer = BackgroundAnswer(lambda: relation.to_arrow_reader(_BATCH), self._connection.interrupt)
-        except duckdb.IOException as error:
-            raise run_error(error) from None
         except duckdb.Error as error:
+            if isinstance(error, duckdb.IOException) or of_store(error):
+                raise run_error(error) from None
             raise UsageError(self._explained(error, query)) from None
         self._stack.callback(answer.close)
         return answer.reader()
@@ -134,9 +135,9 @@ def run_error(error: Exception) -> DatasetError | UsageError:
     """What went wrong while an answer was computed, as an error of ours."""
     import duckdb
 
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    said = said_by(error)
     of_file = ".parquet'" in said or '.parquet"' in said  # such as "No magic bytes found at end of file '…'"
-    if isinstance(error, (duckdb.IOException, OSError)) or "IO Error" in said or of_file:
+    if isinstance(error, (duckdb.IOException, OSError)) or "IO Error" in said or of_file or of_store(error):
         return DatasetError(f"a file of the dataset cannot be read ({said}); data-engine audit tells which")
     return UsageError(f"the query stopped: {said}")
 

@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_engine.dataset.commits import CommitRecord, Part
+from data_engine.dataset.committed_files import open_committed
 from data_engine.errors import DatasetError
-from data_engine.storage import filesystem, join, translated
+from data_engine.storage import join, translated
 
 _READERS = 4
 _REMEDY = "`data-engine audit` says what is wrong"
@@ -56,10 +57,8 @@ class SliceIndex:
 
 def open_part(root: str, part: Part) -> pq.ParquetFile:
     """A committed file. Raises StorageError and FileNotFoundError."""
-    uri = join(root, part.file)
-    with translated(uri):
-        fs, path = filesystem(uri)
-        return pq.ParquetFile(fs.open(path), page_checksum_verification=True)
+    with translated(join(root, part.file)):
+        return open_committed(root, part)
 
 
 def read_slice(root: str, record: CommitRecord) -> SliceIndex:

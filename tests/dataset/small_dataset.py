@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,30 @@ def build(root: Path, slices: int = 2, images: int = 3, complete: bool = True) -
     if complete:
         write_manifest(root, records)
     return records
+
+
+def one_slice(root: Path, images: Sequence[tuple[str, dict]], said: int | None = None) -> CommitRecord:
+    """A dataset of one slice, of images with their masks. Each says that it has `said` of them, if that is given."""
+    writer = SliceWriter({"fingerprint": FINGERPRINT})
+    for name, masks in images:
+        writer.add(image_row(name, SHARDS[0], len(masks["counts"]) if said is None else said), masks)
+    files = writer.finish()
+    (root / "_plan").mkdir(parents=True)
+    (root / "_plan/job.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION, "fingerprint": FINGERPRINT}))
+    record = CommitRecord(
+        fingerprint=FINGERPRINT,
+        shard=SHARDS[0],
+        slice=0,
+        first_image=0,
+        final=True,
+        images=_write(root, "images", "0", files[0]),
+        masks=_write(root, "masks", "0", files[1]),
+        totals=Totals(images=len(images), masks=files[1].rows),
+        owner="o" * 32,
+        attempt="1",
+    )
+    write_manifest(root, [record])
+    return record
 
 
 def write_manifest(root: Path, records: list[CommitRecord], **changes: Any) -> None:

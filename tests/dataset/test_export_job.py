@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 
 import fsspec
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from dataset.exported import IMAGES, OnePicture, build_blobs, export, leave_out, with_masks
-from dataset.small_dataset import build
+from dataset.small_dataset import build, mask_columns, one_slice
 
 from data_engine.dataset.export.coco import Coco
 from data_engine.dataset.export.destination import put_stream
@@ -51,6 +53,27 @@ def test_pieces_hold_every_row_once_and_so_many_images(dataset, images_per_piece
     assert [piece.rows for piece in pieces] == [len(piece) for piece in seen]
     first_masks = [1 + sum(len(image) for before in seen[:i] for image in before) for i in range(len(pieces))]
     assert [piece.first_mask for piece in pieces] == first_masks
+
+
+def test_pieces_of_a_slice_read_their_own_masks_alone(tmp_path, monkeypatch):
+    """Of a slice of a thousand images, ten files of tasks are made."""
+    monkeypatch.setattr("data_engine.dataset.writer.ROWS_PER_GROUP", 20)
+    masks = mask_columns(np.random.default_rng(0), 2)
+    record = one_slice(tmp_path / "masks", [(f"{i}.jpg", masks) for i in range(300)])
+    there = pq.ParquetFile(tmp_path / "masks" / record.masks.file).num_row_groups
+    groups = []
+    original = pq.ParquetFile.read_row_group
+
+    def read(self, group, *arguments, **options):
+        groups.append(group)
+        return original(self, group, *arguments, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", read)
+    dataset = MaskDataset(str(tmp_path / "masks"))
+    spans = [span for piece in cut(dataset, 75) for span in piece.spans]
+    assert sum(1 for span in spans for _ in span_images(dataset, span)) == 300
+    assert there == 30
+    assert there <= len(groups) <= there + len(spans)
 
 
 def test_an_empty_dataset_is_one_empty_piece(tmp_path):
@@ -99,6 +122,18 @@ def test_a_finished_export_is_not_written_again(dataset, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
+def test_going_on_looks_for_no_labels_again(dataset, tmp_path, monkeypatch):
+    """Which is a pass over all files of masks."""
+    monkeypatch.setattr("data_engine.dataset.export.job.categories_of", lambda dataset: ("cat", "object"))
+    export(dataset, tmp_path / "out", Coco(images_per_file=3))
+    content = contents(tmp_path / "out")
+    assert b'"name": "cat"' in content["instances_00001.json"]
+    (tmp_path / "out/_export/000001.json").unlink()
+    monkeypatch.setattr("data_engine.dataset.export.job.categories_of", None)
+    export(dataset, tmp_path / "out", Coco(images_per_file=3))
+    assert contents(tmp_path / "out") == content
+
+
 def test_files_that_lacked_originals_are_tried_again(dataset, tmp_path):
     format = WebDataset(images_per_tar=3)
     gone = OnePicture(missing=frozenset({"a/0-2.jpg"}))
@@ -110,8 +145,7 @@ def test_files_that_lacked_originals_are_tried_again(dataset, tmp_path):
 
 
 _IN_PROCESSES = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+import sys
 from dataset.exported import OnePicture
 from data_engine.dataset.export.job import ExportJob
 from data_engine.dataset.export.webdataset import WebDataset

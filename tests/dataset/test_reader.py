@@ -1,6 +1,7 @@
 """Reading: only committed files, every way in, versions refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from dataset.small_dataset import FINGERPRINT, HEIGHT, WIDTH, build
+from dataset.small_dataset import FINGERPRINT, HEIGHT, WIDTH, build, write_manifest
 from pycocotools import mask as coco
 
 from data_engine.dataset.commits import Part
@@ -91,6 +92,23 @@ def test_a_newer_major_version_is_refused(root):
 def test_a_newer_minor_version_is_read(root):
     (root / "_plan/job.json").write_text(json.dumps({"schema_version": "1.7", "fingerprint": FINGERPRINT}))
     assert len(MaskDataset(root)) == 12
+
+
+def test_columns_that_a_newer_minor_version_adds_are_passed_on(root):
+    records = []
+    for record in MaskDataset(root).commits:
+        parts = {}
+        for table, part in (("images", record.images), ("masks", record.masks)):
+            rows = pq.ParquetFile(root / part.file).read()
+            pq.write_table(rows.append_column("new", pa.array(range(rows.num_rows))), root / part.file)
+            parts[table] = replace(part, size=(root / part.file).stat().st_size)
+        records.append(replace(record, **parts))
+    write_manifest(root, records)
+    dataset = MaskDataset(root)
+    images = list(dataset)
+    assert [image.row["new"] for image in images[:3]] == [0, 1, 2]
+    assert images[2].masks["new"].to_pylist() == [2, 3, 4, 5]
+    assert dataset["a/0-2.jpg"].masks.equals(images[2].masks)
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,8 @@ def test_another_dataset_is_compared_with(root, tmp_path):
 
 
 INTERRUPTED = """
-import signal, data_engine.dedup.run as run
+import data_engine.dedup.run as run
 from data_engine.cli import main
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
 def endless(connection, *rest, **more):
     print("running", flush=True)
     connection.execute("select count(*) from range(2000000000000) t(i) where i % 3 = 1").fetchall()

@@ -1,9 +1,11 @@
 """Ray Data finds what DuckDB finds, to the row."""
 
+import fsspec
 import numpy as np
 import pytest
 from dedup.hash_sets import balanced, flipped
 from dedup.planted_duplicates import build_pictures, picture
+from planted_secret import SECRET
 
 from data_engine.dataset.duplicates import MASK_DUPLICATES, read_table
 from data_engine.dataset.reader import MaskDataset
@@ -18,10 +20,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def small_ray():
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
-    yield
-    ray.shutdown()
+def small_ray(s3_endpoint):
+    """Its processes find the store of `bucket`."""
+    names = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")
+    found = dict(zip(names, (s3_endpoint, "testing", SECRET, "us-east-1"), strict=True))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in found.items():
+            patch.setenv(name, value)
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+        yield
+        ray.shutdown()
 
 
 @pytest.mark.parametrize("threshold", [None, 4])
@@ -54,3 +62,15 @@ def test_a_dataset_of_nothing(small_ray, tmp_path):
     build_pictures(tmp_path)
     report = deduplicate(str(tmp_path), DedupSettings(engine="ray"))
     assert report.counts["left_out"] == 0
+
+
+def test_a_dataset_in_a_store(small_ray, tmp_path, bucket):
+    rows = [picture(f"{i}", 2**i - 1, content=f"{i // 2}") for i in range(20)]
+    build_pictures(tmp_path / "masks", rows[:12], rows[12:])
+    fsspec.filesystem("s3").put(f"{tmp_path}/masks/", f"{bucket}/masks/", recursive=True)
+    tables = []
+    for engine in ("local", "ray"):
+        deduplicate(f"{bucket}/masks", DedupSettings(threshold=2, engine=engine, threads=1), version=engine)
+        tables.append(MaskDataset(f"{bucket}/masks", deduplicated=engine).duplicates)
+    assert tables[0].num_rows == 20
+    assert tables[0].equals(tables[1])

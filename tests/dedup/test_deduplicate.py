@@ -188,7 +188,7 @@ def test_a_table_that_cannot_be_written_leaves_nothing(root, monkeypatch):
         return put_table(root, path, name, rows)
 
     monkeypatch.setattr(run, "put_table", refused)
-    monkeypatch.setattr(run, "find_mask_duplicates", lambda *_: MASK_DUPLICATES.empty_table())
+    monkeypatch.setattr(run, "mask_duplicates", lambda *_: iter([MASK_DUPLICATES.empty_table()]))
     with pytest.raises(StorageError):
         find(root, masks_iou=0.9)
     assert list((root / "_dedup").iterdir()) == []

@@ -12,7 +12,7 @@ from pycocotools import mask as coco
 from data_engine.dataset.coco_runs import area_and_box
 from data_engine.dataset.duplicates import MASK_DUPLICATES, read_table
 from data_engine.dataset.reader import DatasetImage, MaskDataset
-from data_engine.dedup.mask_duplicates import duplicates_within
+from data_engine.dedup.mask_duplicates import duplicates_within, mask_duplicates
 from data_engine.dedup.run import deduplicate
 from data_engine.dedup.settings import DedupSettings
 
@@ -42,6 +42,23 @@ def rectangle(x, y, w, h):
 def found(root, iou):
     version = deduplicate(str(root), DedupSettings(masks_iou=iou, threads=1)).version
     return read_table(str(root), version.mask_duplicates, MASK_DUPLICATES).to_pylist()
+
+
+def test_processes_find_the_same_in_the_same_order(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    slices = []
+    for number in range(9):
+        x = rng.integers(0, 20, 6)
+        masks = [rectangle(5 + a, 5, 20, 20) for a in x]
+        slices.append([picture(f"{number}", number, n_masks=6, masks=columns(masks, rng.uniform(0.8, 1, 6)))])
+    build_pictures(tmp_path, *slices)
+    dataset = MaskDataset(tmp_path)
+    alone = pa.concat_tables(mask_duplicates(dataset, 0.6, 1))
+    monkeypatch.setattr("data_engine.dedup.mask_duplicates._WORTH_PROCESSES", 1)
+    tables = list(mask_duplicates(dataset, 0.6, 2))
+    assert len(tables) == 9
+    assert alone.num_rows > 5
+    assert pa.concat_tables(tables).equals(alone)
 
 
 def test_the_same_object_from_two_crops(tmp_path):

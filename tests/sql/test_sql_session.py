@@ -162,9 +162,8 @@ def test_a_dataset_in_a_store(bucket, root):
 
 
 INTERRUPTED = """
-import signal, data_engine.sql.background as background
+import data_engine.sql.background as background
 from data_engine.cli import main
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
 run = background.BackgroundAnswer._run
 background.BackgroundAnswer._run = lambda self: (print("running", flush=True), run(self))
 main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +14,9 @@ from data_engine.dataset.export.format import STATE_FOLDER, Finished, PieceTarge
 from data_engine.storage import join, read_bytes
 
 INDEX_FILE = "index.parquet"
+
+_READERS = 16
+_READ_AHEAD = 64  # pieces in memory
 
 
 def to_parquet(rows: list[dict[str, Any]], schema: pa.Schema) -> bytes:
@@ -31,11 +35,16 @@ def put_index(export: Finished, schema: pa.Schema) -> None:
     if len(export.reports) == 1:
         put_bytes(join(export.destination, INDEX_FILE), read_bytes(join(export.destination, STATE_FOLDER, _name(0))))
         return
+
+    def read(index: int) -> bytes:
+        return read_bytes(join(export.destination, STATE_FOLDER, _name(index)))
+
     with in_the_making("an index") as file:
-        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-            for index in range(len(export.reports)):
-                data = read_bytes(join(export.destination, STATE_FOLDER, _name(index)))
-                writer.write_table(pq.ParquetFile(io.BytesIO(data)).read())
+        with pq.ParquetWriter(file, schema, compression="zstd") as writer, ThreadPoolExecutor(_READERS) as pool:
+            pieces = range(len(export.reports))
+            for start in range(0, len(pieces), _READ_AHEAD):
+                for data in pool.map(read, pieces[start : start + _READ_AHEAD]):
+                    writer.write_table(pq.ParquetFile(io.BytesIO(data)).read())
         file.seek(0)
         put_stream(join(export.destination, INDEX_FILE), file)
 

@@ -46,10 +46,15 @@ class ExportJob:
         """
         dataset = MaskDataset(self.root, self.deduplicated)
         version = dataset.dedup.version if dataset.dedup else None
-        categories = categories_of(MaskDataset(self.root) if version else dataset)  # quicker, and the same for both
         pieces = cut(dataset, self.format.images_per_piece, self.limit)
         parameters = self._parameters(version)
-        settle_state(self.destination, dataset, parameters, len(pieces))
+        categories = settle_state(
+            self.destination,
+            dataset,
+            parameters,
+            len(pieces),
+            lambda: categories_of(MaskDataset(self.root) if version else dataset),  # quicker, and the same for both
+        )
         reports = read_reports(self.destination)
         done = {index for index, report in reports.items() if not report.missing}
         left = [piece for piece in pieces if piece.index not in done]

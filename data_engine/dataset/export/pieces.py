@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,6 @@ import pyarrow.compute as pc
 
 from data_engine.dataset.commits import CommitRecord
 from data_engine.dataset.reader import DatasetImage, MaskDataset
-
-_FEW = 64  # images whose masks are read at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +96,11 @@ def cut(dataset: MaskDataset, images_per_piece: int, limit: int | None = None) -
 
 
 def span_images(dataset: MaskDataset, span: Span) -> Iterator[tuple[int, DatasetImage]]:
-    """The images of a span, each with its row within the slice. A deduplicated dataset leaves some out."""
-    images: Iterator[tuple[int, DatasetImage]]
-    if span.stop - span.start <= _FEW:
-        images = enumerate(dataset.rows(span.record, span.start, span.stop), span.start)
-    else:
-        images = islice(enumerate(dataset.slice(span.record)), span.start, span.stop)
+    """The images of a span, each with its row within the slice. A deduplicated dataset leaves some out.
+
+    Masks are streamed, and only those of the span are read: several pieces share a slice.
+    """
+    images = enumerate(dataset.rows(span.record, span.start, span.stop), span.start)
     return ((row, image) for row, image in images if image.image_id not in dataset.left_out)
 
 

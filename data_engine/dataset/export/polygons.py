@@ -28,17 +28,17 @@ class Outlines:
 
 
 def mask_polygons(mask: Mapping[str, Any], tolerance: float) -> Outlines:
-    """A row of the masks table -> its outer outlines, each simplified by at most `tolerance` pixels."""
+    """A row of the masks table -> its outer outlines, each simplified by at most `tolerance` pixels.
+
+    Pieces of which simplifying leaves nothing, such as lines of a pixel's width, are dropped; the largest piece is then
+    left as it is, where it would be the last one.
+    """
     patch, (y, x) = mask_patch(mask)
     outer, holes = outlines(patch)
-    rings, dropped = [], 0
-    for ring in sorted(outer, key=_area, reverse=True):
-        simple = simplify(ring, tolerance)
-        if len(simple) < MIN_POINTS or _area(simple) == 0:
-            dropped += 1
-        else:
-            rings.append(simple + np.array([x, y]))
-    return Outlines(rings, len(holes), dropped)
+    pieces = sorted(outer, key=_area, reverse=True)
+    simple = [simplify(ring, tolerance) for ring in pieces]
+    rings = [ring for ring in simple if len(ring) >= MIN_POINTS and _area(ring) > 0] or pieces[:1]
+    return Outlines([ring + np.array([x, y]) for ring in rings], len(holes), len(pieces) - len(rings))
 
 
 def mask_patch(mask: Mapping[str, Any]) -> tuple[np.ndarray, tuple[int, int]]:

@@ -25,12 +25,13 @@ def in_processes(
     work: Callable[[Given, Callable[[], None]], Made],
     items: Iterable[Given],
     workers: int,
-    on_count: Callable[[int], None],
+    on_count: Callable[[int], None] = lambda count: None,
+    remedy: str = "the same command with fewer --workers goes on",
 ) -> Iterator[tuple[Given, Made]]:
     """(item, work(item, count)) as they are ready, in any order; `work` calls `count` for each row.
 
-    on_count is told how many rows that makes in all processes. Raises what `work` raises, and DatasetError when a
-    process dies. What is being worked on then is finished before this process ends, but for an interrupt.
+    on_count is told how many rows that makes in all processes. Raises what `work` raises, and DatasetError with the
+    remedy when a process dies. What is being worked on then is finished before this process ends, but for an interrupt.
     """
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # a forked child would inherit the threads of the store's client
@@ -54,12 +55,15 @@ def in_processes(
         running.clear()
         raise
     except BrokenProcessPool:
-        raise DatasetError(
-            "a process of the export died, perhaps for want of memory; the same command with fewer --workers goes on"
-        ) from None
+        raise DatasetError(f"a process died, perhaps for want of memory; {remedy}") from None
     finally:
         pool.shutdown(wait=not running, cancel_futures=True)
         del pool, counter  # with their semaphores, though a traceback keeps this frame
+
+
+def cpus() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 _counter: Any = None  # of this process, when it is one of the pool's

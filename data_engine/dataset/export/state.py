@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,8 +20,17 @@ STATE_FILE = "_export.json"
 _READERS = 16
 
 
-def settle_state(destination: str, dataset: MaskDataset, parameters: dict[str, Any], pieces: int) -> None:
-    """Writes what is exported how, or raises UsageError when the destination holds another export."""
+def settle_state(
+    destination: str,
+    dataset: MaskDataset,
+    parameters: dict[str, Any],
+    pieces: int,
+    categories: Callable[[], tuple[str, ...]],
+) -> tuple[str, ...]:
+    """Writes what is exported how, or raises UsageError when the destination holds another export.
+
+    Returns the categories. They are looked for the first time alone: that is a pass over all files of masks.
+    """
     state = DatasetState.of(str(dataset.plan.get("fingerprint")), dataset.complete, dataset.commits)
     wanted = {
         "dataset": {
@@ -37,8 +47,7 @@ def settle_state(destination: str, dataset: MaskDataset, parameters: dict[str, A
     try:
         found = json.loads(read_bytes(where))
     except (FileNotFoundError, NotADirectoryError):
-        put_bytes(where, json.dumps(wanted, indent=1).encode() + b"\n")
-        return
+        return _settled(where, wanted, categories())
     except StorageError as error:
         if isinstance(error.__cause__, NotADirectoryError):
             raise StorageError(f"{redact(destination)} is a file; choose another destination") from error
@@ -51,6 +60,13 @@ def settle_state(destination: str, dataset: MaskDataset, parameters: dict[str, A
             f"{redact(destination)} holds another export ({'; '.join(different)}). "
             "Use the same parameters to resume it, another DEST for a new export, or delete this one"
         )
+    known = found.get("categories")
+    return tuple(known) if known is not None else _settled(where, wanted, categories())
+
+
+def _settled(where: str, state: dict[str, Any], categories: tuple[str, ...]) -> tuple[str, ...]:
+    put_bytes(where, json.dumps({**state, "categories": categories}, indent=1).encode() + b"\n")
+    return categories
 
 
 def read_reports(destination: str) -> dict[int, ExportReport]:
