@@ -17,7 +17,8 @@ from data_engine.pipeline.in_flight import Machine, kept_in_flight, notes_folder
 from data_engine.pipeline.job import Job
 from data_engine.pipeline.local_outage import LocalOutage
 from data_engine.pipeline.plan import remaining
-from data_engine.pipeline.shard_runner import ShardRunner, ShardWork
+from data_engine.pipeline.shard_runner import ShardRunner
+from data_engine.pipeline.shard_work import ShardWork
 from data_engine.pipeline.trial import try_out
 from data_engine.sam.segmenter import load_segmenter
 from data_engine.signed_urls import unsigned

@@ -38,7 +38,8 @@ from data_engine.pipeline.events import (
 from data_engine.pipeline.logs import configure_logging, log_fields
 from data_engine.pipeline.plan import JobPlan, PlannedShard, Remaining, after
 from data_engine.pipeline.ray_metrics import WorkerMetrics
-from data_engine.pipeline.shard_runner import ShardRunner, ShardWork
+from data_engine.pipeline.shard_runner import ShardRunner
+from data_engine.pipeline.shard_work import ShardWork
 from data_engine.retry import passes
 from data_engine.sam.segmenter import load_segmenter
 from data_engine.storage import is_local, join, local_path, read_bytes

@@ -76,9 +76,9 @@ def forget_the_package() -> None:
 
 def fill_disk_while(flag: Path) -> None:
     """While the file exists, the kernel refuses what is written, in the middle: a size limit stands in for the disk."""
-    from data_engine.pipeline import shard_runner
+    from data_engine.pipeline import slice_committer
 
-    put = shard_runner.put
+    put = slice_committer.put
 
     def full(*arguments: Any) -> None:
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -90,7 +90,7 @@ def fill_disk_while(flag: Path) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    shard_runner.put = full
+    slice_committer.put = full
 
 
 def poison_images() -> None:

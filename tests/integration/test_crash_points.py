@@ -41,11 +41,11 @@ generate(source, output, load_config("reference", overrides))
 WRITES = {
     "shard table of the plan": ("plan", "put", 1),
     "plan": ("plan", "put_if_absent", 1),
-    "images file of a slice": ("shard_runner", "put", 3),
-    "masks file of a slice": ("shard_runner", "put", 4),
-    "first commit record": ("shard_runner", "put_if_absent", 1),
-    "commit record": ("shard_runner", "put_if_absent", 2),
-    "final commit record": ("shard_runner", "put_if_absent", 3),
+    "images file of a slice": ("slice_committer", "put", 3),
+    "masks file of a slice": ("slice_committer", "put", 4),
+    "first commit record": ("slice_committer", "put_if_absent", 1),
+    "commit record": ("slice_committer", "put_if_absent", 2),
+    "final commit record": ("slice_committer", "put_if_absent", 3),
     "table of the manifest": ("job", "put", 1),
     "manifest": ("job", "put_if_absent", 1),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from data_engine.dataset.audit import AuditReport, PlannedCount, audit
 from data_engine.dataset.commits import CommitRecord
 from data_engine.dataset.reader import MaskDataset
 from data_engine.dataset.rejects import keeps_rejects
-from data_engine.pipeline import shard_runner
+from data_engine.pipeline import slice_committer
 from data_engine.pipeline.job import generate
 from data_engine.pipeline.plan import read_plan
 
@@ -58,7 +59,7 @@ def test_whoever_loses_a_slice_takes_its_rejects_back(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos, output = write_photos(tmp_path / "photos", 3), tmp_path / "out"
-    put_if_absent = shard_runner.put_if_absent
+    put_if_absent = slice_committer.put_if_absent
 
     def after_another(uri: str, data: bytes, single_writer: bool = False) -> bool:
         """Another process commits every slice first, with files of its own."""
@@ -69,11 +70,11 @@ def test_whoever_loses_a_slice_takes_its_rejects_back(
             if part is not None:
                 file = part.file.replace(record.attempt, "another")
                 (output / file).write_bytes((output / part.file).read_bytes())
-                copies[table] = shard_runner.replace(part, file=file)
-        assert put_if_absent(uri, shard_runner.replace(record, owner="another", **copies).to_json(), single_writer)
+                copies[table] = replace(part, file=file)
+        assert put_if_absent(uri, replace(record, owner="another", **copies).to_json(), single_writer)
         return put_if_absent(uri, data, single_writer)
 
-    monkeypatch.setattr(shard_runner, "put_if_absent", after_another)
+    monkeypatch.setattr(slice_committer, "put_if_absent", after_another)
     assert generate(str(photos), str(output), config(tiny_model, share=1)).complete
     report = audited(output)
     assert (report.findings, report.unreferenced) == ([], 0)

@@ -387,7 +387,7 @@ def test_memory_that_others_take_stops_the_job_and_makes_few_failed_rows(tiny_mo
 
 def test_nothing_runs_on_after_an_error(tiny_model, tmp_path, monkeypatch):
     photos = write_photos(tmp_path / "photos", 30)
-    monkeypatch.setattr("data_engine.pipeline.shard_runner.put", refuse)
+    monkeypatch.setattr("data_engine.pipeline.slice_committer.put", refuse)
     before = set(threading.enumerate())
     with pytest.raises(StorageError, match="no space left"):
         generate(str(photos), str(tmp_path / "out"), config_for(tiny_model, "output.images_per_commit=2"))
@@ -400,11 +400,11 @@ def refuse(uri, data):
 
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/self").exists(), reason="needs a read-only place")
 def test_a_second_ctrl_c_does_not_wait_for_a_store_that_is_away(tiny_model, tmp_path, monkeypatch):
-    from data_engine.pipeline import shard_runner
+    from data_engine.pipeline import slice_committer
 
     photos = write_photos(tmp_path / "photos", 4)
     config = config_for(tiny_model, "output.images_per_commit=1")
-    put, run, waiting, back = shard_runner.put, MaskGenerator.run, threading.Event(), threading.Event()
+    put, run, waiting, back = slice_committer.put, MaskGenerator.run, threading.Event(), threading.Event()
 
     def away(uri, data):
         waiting.set()
@@ -416,7 +416,7 @@ def test_a_second_ctrl_c_does_not_wait_for_a_store_that_is_away(tiny_model, tmp_
             raise KeyboardInterrupt
         return run(self, *args, **kwargs)
 
-    monkeypatch.setattr(shard_runner, "put", away)
+    monkeypatch.setattr(slice_committer, "put", away)
     monkeypatch.setattr(MaskGenerator, "run", stopped_at_once)
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
@@ -486,10 +486,10 @@ def test_no_credentials_are_written_anywhere(tiny_model, tmp_path, bucket):
 
 def test_a_picture_that_hangs_the_decoder_does_not_keep_a_stopped_job(tiny_model, tmp_path, monkeypatch):
     """What native code does with a hostile file cannot be broken off; what is masked is committed all the same."""
-    from data_engine.pipeline import shard_runner
+    from data_engine.pipeline import image_decoders
 
     photos = write_photos(tmp_path / "photos", 4)
-    real, run, masked, let_go = shard_runner.decode_image, MaskGenerator.run, [], threading.Event()
+    real, run, masked, let_go = image_decoders.decode_image, MaskGenerator.run, [], threading.Event()
 
     def hanging(image, *args):
         if image.image_id == "002.jpg":
@@ -507,7 +507,7 @@ def test_a_picture_that_hangs_the_decoder_does_not_keep_a_stopped_job(tiny_model
         time.sleep(0.3)  # now the third is waited for
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(shard_runner, "decode_image", hanging)
+    monkeypatch.setattr(image_decoders, "decode_image", hanging)
     monkeypatch.setattr(MaskGenerator, "run", counted)
     stopper = threading.Thread(target=stop_when_hung)
     stopper.start()

@@ -221,15 +221,15 @@ def test_of_a_suspect_nothing_is_touched_before_the_image_before_it_is_reported(
 ) -> None:
     _, plan = job
     touched: list[str] = []
-    from data_engine.pipeline import shard_runner
+    from data_engine.pipeline import shard_reader
 
-    real = shard_runner._decoded_bytes
+    real = shard_reader._decoded_bytes
 
     def fetched(image: object) -> int:
         touched.append(image.image_id)  # type: ignore[attr-defined]
         return real(image)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(shard_runner, "_decoded_bytes", fetched)
+    monkeypatch.setattr(shard_reader, "_decoded_bytes", fetched)
     worker.assign(assignment(plan, 0, careful=True))
     done = 0
     for batch in worker.run():

@@ -9,7 +9,7 @@ import time
 from pipeline.tiny_job import config_for, rows, write_photos
 
 from data_engine.dataset.commits import read_commits
-from data_engine.pipeline import shard_runner
+from data_engine.pipeline import shard_reader
 from data_engine.pipeline.job import generate
 from data_engine.pipeline.stall import Stall
 
@@ -35,7 +35,7 @@ def test_it_is_said_after_two_minutes_and_ever_more_rarely(caplog):
 def test_what_is_masked_is_committed_in_time_though_nothing_more_comes(tiny_model, tmp_path, monkeypatch, caplog):
     photos = write_photos(tmp_path / "photos", 6)
     config = config_for(tiny_model, "run.commit_seconds=0.3")
-    read, back, found = shard_runner.read_shard, threading.Event(), []
+    read, back, found = shard_reader.read_shard, threading.Event(), []
 
     def hanging(*args, **kwargs):
         for image in read(*args, **kwargs):
@@ -50,7 +50,7 @@ def test_what_is_masked_is_committed_in_time_though_nothing_more_comes(tiny_mode
         found.extend(read_commits(str(tmp_path / "out")))
         back.set()
 
-    monkeypatch.setattr(shard_runner, "read_shard", hanging)
+    monkeypatch.setattr(shard_reader, "read_shard", hanging)
     monkeypatch.setattr("data_engine.pipeline.stall._FIRST_S", 0.2)
     looker = threading.Thread(target=look)
     looker.start()

@@ -13,11 +13,12 @@ from pipeline.tiny_job import config_for, rows, save_model, write_tar
 from data_engine.dataset.commits import read_commits
 from data_engine.errors import DatasetError, StorageError
 from data_engine.masks.generator import MaskGenerator
-from data_engine.pipeline import shard_runner
+from data_engine.pipeline import slice_committer
 from data_engine.pipeline.events import ImageDone, SliceLost
 from data_engine.pipeline.job import generate
 from data_engine.pipeline.plan import read_plan, remaining
-from data_engine.pipeline.shard_runner import ShardRunner, ShardWork
+from data_engine.pipeline.shard_runner import ShardRunner
+from data_engine.pipeline.shard_work import ShardWork
 from data_engine.sam.segmenter import load_segmenter
 
 
@@ -36,7 +37,7 @@ def test_after_a_lost_slice_none_that_was_to_follow_it_is_written(tmp_path, monk
     model = save_model(tmp_path / "tiny.safetensors")
     tar = write_tar(tmp_path / "a.tar", 6)
     config = config_for(model, "output.images_per_commit=4")
-    put, interrupted = shard_runner.put, []
+    put, interrupted = slice_committer.put, []
 
     def slow_put(uri: str, data: bytes) -> None:
         if threading.current_thread().name.startswith("write") and not interrupted:
@@ -45,7 +46,7 @@ def test_after_a_lost_slice_none_that_was_to_follow_it_is_written(tmp_path, monk
             time.sleep(1)  # and meanwhile the slice after it is masked and queued
         put(uri, data)
 
-    monkeypatch.setattr(shard_runner, "put", slow_put)
+    monkeypatch.setattr(slice_committer, "put", slow_put)
     report = generate(str(tar), str(tmp_path / "out"), config)
     assert interrupted
     assert report.complete
@@ -86,7 +87,7 @@ def test_after_a_slice_that_could_not_be_written_none_that_follows_it_is(tmp_pat
     model = save_model(tmp_path / "tiny.safetensors")
     tar, output = write_tar(tmp_path / "a.tar", 6), tmp_path / "out"
     config = config_for(model, "output.images_per_commit=2")
-    put, full = shard_runner.put, []
+    put, full = slice_committer.put, []
 
     def put_where_little_fits(uri: str, data: bytes) -> None:
         if threading.current_thread().name.startswith("write") and not full:
@@ -95,7 +96,7 @@ def test_after_a_slice_that_could_not_be_written_none_that_follows_it_is(tmp_pat
             raise StorageError("no space left on the device")
         put(uri, data)
 
-    monkeypatch.setattr(shard_runner, "put", put_where_little_fits)
+    monkeypatch.setattr(slice_committer, "put", put_where_little_fits)
     with pytest.raises(StorageError, match="no space left"):
         generate(str(tar), str(output), config)
     assert read_commits(str(output)) == []
