@@ -6,8 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo-output
-# Tests that start Ray, and others that mostly wait, are one half of the suite: clusters on one machine would meet.
+# The suite runs in three parts side by side. Tests that start Ray are in one, as clusters on one machine would meet; it
+# mostly waits. The other two, of about the same length, are those of models and the rest.
 WITH_RAY := tests/integration tests/infra tests/pipeline/test_scaling.py
+OF_MODELS := tests/masks tests/sam tests/parity tests/train tests/evaluation tests/bench tests/benchmarks
 
 .PHONY: help setup demo test test-slow lint format lock starter clean
 
@@ -32,11 +34,13 @@ demo: $(READY)  ## Mask the bundled photographs with the starter model, audit th
 	$(BIN)/data-engine export $(DEMO)/masks $(DEMO)/pictures --format overlays
 	@echo "Open the pictures in $(DEMO)/pictures"
 
-test: $(READY)  ## Set up and run the test suite, in two halves side by side.
+test: $(READY)  ## Set up and run the test suite, in three parts side by side.
 	@$(BIN)/python -m pytest $(WITH_RAY) > $(VENV)/tests-with-ray.log 2>&1 & with_ray=$$!; \
-	$(BIN)/python -m pytest $(WITH_RAY:%=--ignore=%); others=$$?; \
+	$(BIN)/python -m pytest $(OF_MODELS) > $(VENV)/tests-of-models.log 2>&1 & of_models=$$!; \
+	$(BIN)/python -m pytest $(WITH_RAY:%=--ignore=%) $(OF_MODELS:%=--ignore=%); others=$$?; \
+	wait $$of_models; of_models=$$?; cat $(VENV)/tests-of-models.log; \
 	wait $$with_ray; with_ray=$$?; cat $(VENV)/tests-with-ray.log; \
-	[ $$others = 0 ] && [ $$with_ray = 0 ]
+	[ $$others = 0 ] && [ $$of_models = 0 ] && [ $$with_ray = 0 ]
 
 test-slow: $(READY)  ## The tests that take minutes each.
 	$(BIN)/python -m pytest -m slow
