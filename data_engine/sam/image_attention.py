@@ -39,7 +39,7 @@ def image_attention(image: Tensor, positions: Tensor, *, few: bool = False) -> I
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return Whole(image, positions, few)
     if image.device.type == "cpu":
-        return Tiled(image, positions)
+        return Whole(image, positions, few) if few else Tiled(image, positions)
     if fused_decoder.suits(image):
         return fused_decoder.Fused(image, positions)
     return Whole(image, positions, few)

@@ -87,9 +87,9 @@ def test_a_click_whose_masks_are_not_wanted(segmenter: SamSegmenter, embeddings:
 
 
 def test_only_wanted_masks_are_drawn(segmenter: SamSegmenter, embeddings: Embeddings) -> None:
-    """0.82e9 operations for the upscaling, 0.10e9 for the mask tokens' last look at the image."""
+    """0.82e9 operations for the upscaling, 0.15e9 for the mask tokens' last look at the image."""
     none, one, all_ = (operations(decode, segmenter, embeddings, wanted) for wanted in (0, 1, PROMPTS))
-    assert one - none == pytest.approx(0.92e9, rel=0.03)
+    assert one - none == pytest.approx(0.97e9, rel=0.03)
     assert all_ - none == pytest.approx(PROMPTS * (one - none))
 
 
