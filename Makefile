@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo-output
 # The suite runs in three parts side by side, of about the same length. Tests that start Ray are in one, as clusters on one
-# machine would meet, with others that mostly wait; then those of models, and the rest.
-WITH_RAY := $(wildcard tests/integration/test_ray_*.py) tests/infra tests/pipeline/test_scaling.py tests/viewer \
-	tests/human_audit tests/report tests/corrections tests/notebooks
-OF_MODELS := tests/masks tests/sam tests/parity tests/train tests/evaluation tests/bench tests/benchmarks
+# machine would meet; then those of models and pages, and the rest.
+WITH_RAY := $(wildcard tests/integration/test_ray_*.py) tests/infra tests/pipeline/test_scaling.py
+OF_MODELS := tests/masks tests/sam tests/parity tests/train tests/evaluation tests/bench tests/benchmarks \
+	tests/viewer tests/human_audit tests/report tests/corrections tests/notebooks
 
 .PHONY: help setup demo test test-slow lint format lock starter clean
 
