@@ -8,7 +8,6 @@ never touched.
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import uuid
 from collections.abc import Iterable
@@ -18,8 +17,8 @@ from datetime import datetime, timezone
 from threading import Lock
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from data_engine.dataset.sealed_rows import read_rows, write_rows
 from data_engine.errors import DatasetError
 from data_engine.pipeline.commit import put
 from data_engine.storage import join, list_names, read_bytes
@@ -123,11 +122,7 @@ class EditSession:
             number = self._number
             self._number += 1
         stored = replace(edit, edit_id=f"{self.session}-{number:06d}")
-        sink = io.BytesIO()
-        table = pa.Table.from_pylist([asdict(stored)], EDITS)
-        # Of a single row, statistics and dictionaries would be more than half of the file.
-        pq.write_table(table, sink, write_page_checksum=True, write_statistics=False, use_dictionary=False)
-        put(join(self.root, CORRECTIONS_FOLDER, _file_name(stored)), sink.getvalue())
+        put(join(self.root, CORRECTIONS_FOLDER, _file_name(stored)), write_rows([asdict(stored)], EDITS))
         return stored
 
 
@@ -168,14 +163,8 @@ class EditBook:
     def _read(self, name: str) -> Edit:
         uri = join(self._folder, name)
         try:
-            table = pq.ParquetFile(io.BytesIO(read_bytes(uri)), page_checksum_verification=True).read()
-            (found,) = table.to_pylist()
-            row = {
-                name: found.get(name) for name in EDITS.names
-            }  # null: of a column that an older version did not have
-            if any(row[field.name] is None for field in EDITS if not field.nullable):
-                raise ValueError("columns are missing")
-        except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
+            (row,) = read_rows(read_bytes(uri), EDITS)
+        except ValueError as error:
             raise DatasetError(f"{uri} does not hold an edit: {error}") from None
         if row["fingerprint"] != self._fingerprint:
             raise DatasetError(f"{uri} is an edit of another dataset: move it out of {self._folder}")

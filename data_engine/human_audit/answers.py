@@ -7,7 +7,6 @@ store, and what is written stays. Of several answers of one person to one mask t
 
 from __future__ import annotations
 
-import io
 import re
 import uuid
 from collections.abc import Iterable, Sequence
@@ -17,8 +16,8 @@ from datetime import datetime, timezone
 from threading import Lock
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from data_engine.dataset.sealed_rows import read_rows, write_rows
 from data_engine.errors import DatasetError, UsageError
 from data_engine.human_audit.sample import audit_folder
 from data_engine.pipeline.commit import put
@@ -116,10 +115,8 @@ class AnswerSession:
             first = self._number
             self._number += len(answers)
         rows = [{**asdict(answer), "session": self.session, "number": first + i} for i, answer in enumerate(answers)]
-        sink = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, ANSWERS), sink, compression="zstd", write_page_checksum=True)
         file = f"{now():%Y%m%dT%H%M%S.%f}-{self.session}-{first:06d}.parquet"
-        put(join(_folder(self.root, self.name), file), sink.getvalue())
+        put(join(_folder(self.root, self.name), file), write_rows(rows, ANSWERS))
 
 
 class AnswerBook:
@@ -141,9 +138,8 @@ class AnswerBook:
     def _read(self, name: str) -> list[Answer]:
         uri = join(self._folder, name)
         try:
-            table = pq.ParquetFile(io.BytesIO(read_bytes(uri)), page_checksum_verification=True).read()
-            return [Answer(**row) for row in table.select(ANSWERS.names).to_pylist()]
-        except (pa.ArrowInvalid, OSError, KeyError, UsageError) as error:
+            return [Answer(**row) for row in read_rows(read_bytes(uri), ANSWERS)]
+        except (ValueError, UsageError) as error:
             raise DatasetError(f"{uri} does not hold answers: {error}") from None
 
 
