@@ -101,8 +101,15 @@ def read_bytes(uri: str, patience: Patience = PATIENT) -> bytes:
 
 
 def read_range(uri: str, start: int, stop: int, patience: Patience = PATIENT) -> bytes:
-    """Bytes `start` to `stop` of an object, in one request: `read_bytes` asks an S3 store for the size first."""
+    """Bytes `start` to `stop` of an object, in one request."""
     return retried(lambda: _read_range(uri, start, stop), ONCE if is_local(uri) else patience)
+
+
+def whole_object(fs: AbstractFileSystem, path: str) -> bytes:
+    """All bytes of an object in one request. Raises what the file system raises."""
+    # With more than one connection s3fs asks for the size first, to see whether it should read in pieces.
+    data: bytes = fs.cat_file(path, max_concurrency=1) if "s3" in fs.protocol else fs.cat_file(path)
+    return data
 
 
 def list_names(uri: str, patience: Patience = PATIENT) -> list[str]:
@@ -114,7 +121,7 @@ def list_names(uri: str, patience: Patience = PATIENT) -> list[str]:
 def _read(uri: str) -> bytes:
     fs, path = filesystem(uri)
     with translated(uri):
-        data: bytes = fs.cat_file(path)
+        data = whole_object(fs, path)
         if not data and not is_local(uri) and (size := fs.info(path).get("size")):
             raise ConnectionError(f"an empty answer instead of {size:,} bytes")  # seen of overloaded stores
     return data

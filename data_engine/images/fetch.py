@@ -17,7 +17,7 @@ from data_engine.images.retry import with_retries
 from data_engine.images.settings import InputSettings
 from data_engine.images.shard import AccessDenied, FileEntry, ImageError, existing_path
 from data_engine.signed_urls import expires_at
-from data_engine.storage import is_local, local_path, redact, scheme_of
+from data_engine.storage import is_local, local_path, redact, scheme_of, whole_object
 
 _THIS_MACHINE_AT_FAULT = {
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL),
@@ -108,7 +108,7 @@ def _refuse_expired(entry: FileEntry) -> None:
 
 
 def _whole_object(fs: AbstractFileSystem, path: str, size: int | None) -> bytes:
-    data: bytes = fs.cat_file(path)
+    data = whole_object(fs, path)
     if size and not data and fs.info(path).get("size") == size:  # seen of overloaded stores: 200, and nothing in it
         raise ConnectionError(f"an empty answer instead of {size:,} bytes")
     return data

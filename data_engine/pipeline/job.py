@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import FrameType
 
 from data_engine.config import JobConfig
 from data_engine.dataset.commits import CommitRecord, Totals, read_commits
@@ -31,6 +27,7 @@ from data_engine.pipeline.plan import (
 from data_engine.pipeline.preflight import check_model
 from data_engine.pipeline.progress import Progress
 from data_engine.pipeline.run_log import RunLog
+from data_engine.stop_signals import stop_signals
 from data_engine.storage import join
 
 _MANY_RECORDS = 20_000  # reading them takes so long that people wonder
@@ -111,7 +108,7 @@ def generate(
     """
     begun = time.monotonic()
     progress = progress or Progress.silent()
-    with _stop_signals(progress) as stop:
+    with stop_signals(progress.note) as stop:
         plan = _settle_plan(input_uri, output, config, limit, progress)
         commits = _committed(output, plan, progress)
         report = JobReport(plan, Totals.sum(c.totals for c in commits), Totals(), 0.0, complete=False)
@@ -121,7 +118,7 @@ def generate(
             known = {record.file: record for record in commits}
             job = Job(output, plan, config, progress, report, stop.asked, run_log, known)
             try:
-                with stop.between_images():
+                with stop.gently():  # it ends between images
                     _engine(config)(job, commits)
             finally:
                 run_log.write()
@@ -212,49 +209,3 @@ def _write_manifest(output: str, plan: JobPlan, commits: list[CommitRecord], sin
     put(uri, table)
     if not put_if_absent(join(output, MANIFEST_FILE), manifest.to_json(), single_writer):
         delete(uri)  # another process was first; its table says the same
-
-
-class _Stop:
-    """What SIGINT, SIGTERM and SIGHUP do: while the engine runs, the first one asks it to stop between images;
-    otherwise, and the second time, they raise KeyboardInterrupt. A terminal that is closed may say SIGHUP twice."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._event = threading.Event()
-        self._gently = False
-
-    def asked(self) -> bool:
-        return self._event.is_set()
-
-    @contextmanager
-    def between_images(self) -> Iterator[None]:
-        self._gently = True
-        try:
-            yield
-        finally:
-            self._gently = False
-
-    def on_signal(self, number: int, _: FrameType | None) -> None:
-        if number == signal.SIGHUP and self.asked():
-            return
-        if self.asked() or not self._gently:
-            raise KeyboardInterrupt
-        self._event.set()
-        self._progress.note(f"{signal.Signals(number).name}: stopping; once more to stop at once")
-
-
-@contextmanager
-def _stop_signals(progress: Progress) -> Iterator[_Stop]:
-    stop = _Stop(progress)
-    if threading.current_thread() is not threading.main_thread():  # only that one can listen to signals
-        yield stop
-        return
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
-        numbers.append(signal.SIGHUP)
-    previous = {number: signal.signal(number, stop.on_signal) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -116,6 +116,11 @@ def assert_undisturbed(store: Store, output: str, kind: str = "tars", stopped: b
         assert "probe" not in path
 
 
+def test_a_photograph_costs_one_request(store: Store) -> None:
+    assert generate(store.input("photos"), store.new_output(), store.config()).exit_code == 0
+    assert store.proxy.count(path=r"/photos/\w") == IMAGES
+
+
 CONFLICT = (409, "ConditionalRequestConflict", "PUT")
 FAULTS: dict[str, Callable[[FaultProxy], list[Rule]]] = {
     "503 to three of ten requests": lambda p: [p.answer(503, "SlowDown", times=None, chance=0.3)],

@@ -12,10 +12,11 @@ import fsspec
 import pytest
 from integration.fault_proxy import FaultProxy
 from train.blobs import Blobs, settings_for
-from train.test_supervised_training import CutAfter
+from train.test_supervised_training import BeginsAt, CutAfter, SignalAt
 
 from data_engine.errors import ClusterError, PlanMismatch, StorageError, UsageError
 from data_engine.pipeline.commit import put
+from data_engine.stop_signals import Stopped
 from data_engine.storage import list_names, read_bytes
 from data_engine.train.supervised import outputs, store_lock, store_mirror
 from data_engine.train.supervised.log_files import parse_lines
@@ -91,6 +92,14 @@ def test_a_cut_run_goes_on_where_nothing_is_left_of_it(bucket: str, scratch: Pat
     cut, whole = objects(f"{bucket}/cut"), objects(f"{bucket}/whole")
     assert cut["model.safetensors"] == whole["model.safetensors"]
     assert cut["validation.jsonl"] == whole["validation.jsonl"]
+
+
+def test_a_signal_ends_it_with_its_last_step_in_the_store(bucket: str) -> None:
+    settings = settings_for(run={"state_every_steps": 100})
+    with pytest.raises(Stopped):
+        train_into(settings, SOURCES, f"{bucket}/run", watcher=SignalAt(3))
+    assert len(losses(f"{bucket}/run")) == 3
+    train_into(settings, SOURCES, f"{bucket}/run", watcher=BeginsAt(3))
 
 
 def test_a_finished_run_stays_as_it_is_and_another_is_refused_by_its_url(bucket: str) -> None:

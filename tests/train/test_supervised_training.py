@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from data_engine.sam.checkpoint_export import export_checkpoint
 from data_engine.sam.checkpoints import load_checkpoint
 from data_engine.sam.predictor import SamPredictor
 from data_engine.sam.segmenter import load_segmenter
+from data_engine.stop_signals import Stopped
 from data_engine.train.supervised.decoding_step import GradientStep
 from data_engine.train.supervised.encoder import checkpoint_blocks
 from data_engine.train.supervised.log_files import read_lines
@@ -24,6 +28,7 @@ from data_engine.train.supervised.optimizer import trained_parameters
 from data_engine.train.supervised.run import Sources, Unwatched, train
 from data_engine.train.supervised.starting_model import starting_model
 from data_engine.train.supervised.state_file import write_state
+from data_engine.train.supervised.validation import Validation
 from data_engine.train.supervised.views import ViewMaker
 from data_engine.train.supervised.workers import Alone
 
@@ -117,6 +122,75 @@ def test_a_cut_run_goes_on_to_the_same_weights(tmp_path):
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
     assert read_lines(tmp_path / "cut" / "validation.jsonl") == read_lines(tmp_path / "whole" / "validation.jsonl")
+
+
+class SignalAt(Unwatched):
+    """Asks this process to end while a step is made."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def stepped(self, record) -> None:
+        if record["step"] == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class BeginsAt(Unwatched):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def began(self, step: int, steps: int) -> None:
+        assert step == self.step
+
+
+def assert_same_curves(folder, other) -> None:
+    assert losses(folder) == losses(other)
+    assert read_lines(folder / "validation.jsonl") == read_lines(other / "validation.jsonl")
+    assert (folder / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+
+
+def test_a_signal_ends_it_after_the_step_and_nothing_of_it_is_lost(tmp_path):
+    settings = settings_for(train={"steps": 5, "drop_path": 0.3}, run={"state_every_steps": 100})
+    train(settings, SOURCES, tmp_path / "whole")
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped):
+        train(settings, SOURCES, tmp_path / "stopped", watcher=SignalAt(3))
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert len(losses(tmp_path / "stopped")) == 3
+    train(settings, SOURCES, tmp_path / "stopped", watcher=BeginsAt(3))
+    assert_same_curves(tmp_path / "stopped", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("at", [2, 4])  # 4: the last step
+def test_a_signal_ends_a_validation_at_once_and_it_is_made_up_for(at, tmp_path, monkeypatch):
+    settings = settings_for(run={"state_every_steps": 100, "validate_every_steps": 2})
+    train(settings, SOURCES, tmp_path / "whole")
+    measure = Validation.measure
+
+    def interrupted(self, model, step):
+        if step == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        return measure(self, model, step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Validation, "measure", interrupted)
+        with pytest.raises(Stopped):
+            train(settings, SOURCES, tmp_path / "stopped")
+    assert [line["step"] for line in read_lines(tmp_path / "stopped" / "validation.jsonl")] == list(range(0, at, 2))
+    with pytest.raises(KeyboardInterrupt):  # killed when it is made up for, before there is another state
+        train(settings, SOURCES, tmp_path / "stopped", watcher=CutAtValidation(at))
+    train(settings, SOURCES, tmp_path / "stopped", watcher=BeginsAt(at))
+    assert_same_curves(tmp_path / "stopped", tmp_path / "whole")
+
+
+class CutAtValidation(Unwatched):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def validated(self, record) -> None:
+        if record["step"] == self.step:
+            raise KeyboardInterrupt
 
 
 def test_a_finished_run_is_left_as_it_is_and_another_is_refused(tmp_path):

@@ -20,12 +20,13 @@ STEPS, VALIDATIONS = "log.jsonl", "validation.jsonl"
 
 
 class LogFiles:
-    """Lines of steps after `step` are taken off, for a run that was cut writes them again; -1 takes off all."""
+    """Lines of steps after `step`, and of validations after `validated`, are taken off, for a run that was cut writes
+    them again; -1 takes off all."""
 
-    def __init__(self, folder: Path, step: int, *, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, step: int, validated: int, *, tensorboard: bool) -> None:
         self._folder = folder
-        for name in (STEPS, VALIDATIONS):
-            kept = [line for line in read_lines(folder / name) if line["step"] <= step]
+        for name, last in ((STEPS, step), (VALIDATIONS, validated)):
+            kept = [line for line in read_lines(folder / name) if line["step"] <= last]
             text = "".join(json.dumps(line) + "\n" for line in kept)
             put_text(folder / name, text)
         self._writer = _summary_writer(folder / "tensorboard", step) if tensorboard else None

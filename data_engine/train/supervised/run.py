@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from data_engine.errors import StorageError, UsageError
 from data_engine.sam.checkpoint_export import write_checkpoint
 from data_engine.sam.segmenter import choose_device
 from data_engine.signed_urls import mask_urls
+from data_engine.stop_signals import StopSignals, stop_signals
 from data_engine.storage import is_local, local_path, redact
 from data_engine.train.data.labelled import TrainingData, open_training_data
 from data_engine.train.supervised.card import WEIGHTS, is_described, write_card
@@ -31,6 +33,8 @@ from data_engine.train.supervised.training import Progress, Training, Watcher
 from data_engine.train.supervised.validation import Validation
 from data_engine.train.supervised.views import ViewMaker
 from data_engine.train.supervised.workers import Alone, Workers
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +83,16 @@ def train(
     The folder `output` gets model.safetensors, card.json and README.md at the end, and state.pt, logs and pictures on
     the way. `data_name` stands for the data in the identity of the training. `saved` is called after each state.
     For an output that may be in a store, see `outputs.train_into`.
+    SIGINT, SIGTERM and SIGHUP end it after the step it is at, with the state of that step written: Stopped is raised.
     Raises StorageError where another process trains there, and what the parts raise: all DataEngineErrors that say what
     to do.
     """
     workers = workers or Alone()
     folder = output_folder(output)
-    with nullcontext(False) if workers.rank else only_writer(folder) as locked:
+    with stop_signals(logger.warning) as stop, nullcontext(False) if workers.rank else only_writer(folder) as locked:
         if locked:
             _remove_what_was_cut(folder)
-        return _train(settings, sources, folder, data_name, watcher or Unwatched(), workers, saved)
+        return _train(settings, sources, folder, data_name, watcher or Unwatched(), workers, saved, stop)
 
 
 def _train(
@@ -98,6 +103,7 @@ def _train(
     watcher: Watcher,
     workers: Workers,
     saved: Callable[[], None],
+    stop: StopSignals,
 ) -> Path:
     device = choose_device(settings.run.device)
     start = _prepared(settings, device)
@@ -115,6 +121,7 @@ def _train(
         workers,
         watcher,
         saved,
+        stop,
     )
     training.resume()  # another training is refused before anything is written
     if workers.rank == 0:

@@ -20,6 +20,7 @@ from typing import IO
 from data_engine.dataset.export.destination import put_stream
 from data_engine.errors import StorageError
 from data_engine.retry import ONCE, PATIENT, passes, retried
+from data_engine.stop_signals import Stopped
 from data_engine.storage import filesystem, join, list_names, redact, translated
 from data_engine.train.supervised.card import CARD, README, WEIGHTS
 from data_engine.train.supervised.state_file import FILE as STATE
@@ -88,11 +89,12 @@ class StoreMirror:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """What there is of a training that failed is copied as far as the store takes it at once."""
+        """What there is of a training that failed or was stopped is copied as far as the store takes it at once."""
         if kind is None:
             return
-        self._end(_AFTER_CTRL_C_S if issubclass(kind, KeyboardInterrupt) else None)
-        if issubclass(kind, Exception) and self._failure is None and not self._tries:
+        at_once = issubclass(kind, KeyboardInterrupt) and not issubclass(kind, Stopped)
+        self._end(_AFTER_CTRL_C_S if at_once else None)
+        if issubclass(kind, (Exception, Stopped)) and self._failure is None and not self._tries:
             try:
                 self._copy()
             except StorageError as error:

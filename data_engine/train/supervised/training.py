@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -17,6 +17,7 @@ from torch import nn
 
 from data_engine.errors import ModelFailure
 from data_engine.sam.device_errors import is_out_of_memory
+from data_engine.stop_signals import Stopped, StopSignals
 from data_engine.train.supervised.average import AverageWeights
 from data_engine.train.supervised.decoding_step import FIGURES, GradientStep
 from data_engine.train.supervised.log_files import LogFiles
@@ -51,6 +52,7 @@ class Progress:
     skipped_in_a_row: int = 0
     seconds: float = 0.0
     position: Position = field(default_factory=Position)  # of this worker
+    to_validate: bool = False  # it was stopped before this step's validation was done
 
 
 class Training:
@@ -68,6 +70,7 @@ class Training:
         workers: Workers,
         watcher: Watcher,
         saved: Callable[[], None],
+        stop: StopSignals,
     ) -> None:
         """saved: called on the worker of rank 0 after each state, when it and the logs up to it are in the output."""
         self.model = start.model
@@ -83,6 +86,7 @@ class Training:
         self._workers = workers
         self._watcher = watcher
         self._saved = saved
+        self._stop = stop
         self._optimizer = make_optimizer(self.model, settings.optimizer)
         self._parameters = [parameter for _, parameter in trained_parameters(self.model)]
 
@@ -116,22 +120,25 @@ class Training:
         return replace(self.progress, prompted_masks=prompted, passed_over=passed_over)
 
     def run(self) -> None:
-        """Trains to the last step. Raises ModelFailure for too little memory, or too long without a finite loss."""
+        """Trains to the last step.
+
+        Raises ModelFailure for too little memory, or too long without a finite loss; Stopped after a signal, with
+        every step in the state; KeyboardInterrupt after a second one.
+        """
         steps, every = self.settings.train.steps, self.settings.run.state_every_steps
-        logs = self._logs(self.progress.step if self._resumed else -1)
+        logs = self._logs()
         self._watcher.began(self.progress.step, steps)
         try:
-            if not self._resumed:
+            if not self._resumed or self.progress.to_validate:
                 self._validate(logs)
-            for items in self._batches():
-                epoch = self.progress.position.epoch
-                record = self._step(items)
-                self._record(logs, record)
-                done = self.progress.step == steps
-                if self._is_due(epoch) or done:
-                    self._validate(logs)
-                if self.progress.step % every == 0 or done:
-                    self._save(logs)
+            with closing(self._batches()) as batches:
+                while self.progress.step < steps:
+                    self._advance(batches, logs)
+                    if self.progress.to_validate:
+                        self._validate_or_stop(logs)
+                    if self.progress.step % every == 0 or self.progress.step == steps:
+                        with self._stop.gently():
+                            self._save(logs)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -144,10 +151,28 @@ class Training:
             if logs is not None:
                 logs.close()
 
-    def _batches(self) -> Iterator[list[Item]]:
+    def _advance(self, batches: Iterator[list[Item]], logs: LogFiles | None) -> None:
+        """One step, and then Stopped if a signal came meanwhile."""
+        progress, epoch = self.progress, self.progress.position.epoch
+        with self._stop.gently():
+            self._record(logs, self._step(next(batches)))
+            progress.to_validate = self._is_due(epoch) or progress.step == self.settings.train.steps
+            if self._stop.asked():
+                self._save(logs)
+                raise Stopped
+
+    def _validate_or_stop(self, logs: LogFiles | None) -> None:
+        """A validation can take longer than whoever stops a machine waits: it ends at once, and is made up for."""
+        try:
+            self._validate(logs)
+        except KeyboardInterrupt:
+            self._save(logs)
+            raise Stopped from None
+
+    def _batches(self) -> Generator[list[Item], None, None]:
         train = self.settings.train
         with closing(self._stream.items(self.progress.position)) as items:
-            while self.progress.step < train.steps:
+            while True:
                 yield list(islice(items, train.images_per_batch * train.accumulate))
 
     def _step(self, items: list[Item]) -> dict[str, Any]:
@@ -205,16 +230,20 @@ class Training:
 
     def _validate(self, logs: LogFiles | None) -> None:
         if self._validation is None or logs is None:
+            self.progress.to_validate = False
             return
         with self.average.in_place():
             record, pictures = self._validation.measure(self.model, self.progress.step)
         logs.validation(record, pictures)
+        self.progress.to_validate = False
         self._watcher.validated(record)
 
-    def _logs(self, step: int) -> LogFiles | None:
+    def _logs(self) -> LogFiles | None:
         if self._workers.rank:
             return None
-        return LogFiles(self._output, step, tensorboard=self.settings.run.tensorboard)
+        step = self.progress.step if self._resumed else -1
+        validated = step - 1 if self.progress.to_validate else step
+        return LogFiles(self._output, step, validated, tensorboard=self.settings.run.tensorboard)
 
     def _save(self, logs: LogFiles | None) -> None:
         device = self._gradients.device
