@@ -93,9 +93,15 @@ def _remote(entry: FileEntry, settings: InputSettings) -> bytes:
     fs, path = input_filesystem(location, settings)
     if scheme_of(entry.uri) in ("http", "https"):
         return with_retries(location, lambda: _response(fs, path, settings))
-    if entry.size is None:
-        _check_length(with_retries(location, lambda: fs.info(path)).get("size") or 0, settings)
-    return with_retries(location, lambda: _whole_object(fs, path, entry.size))
+    if entry.size is not None:
+        return with_retries(location, lambda: _whole_object(fs, path, entry.size))
+    if "s3" in fs.protocol:  # one request instead of two: a manifest may name millions
+        data = with_retries(location, lambda: _start_of_object(fs, path, settings.max_image_bytes + 1))
+        _check_length(len(data), settings)
+        return data
+    size = with_retries(location, lambda: fs.info(path)).get("size")
+    _check_length(size or 0, settings)
+    return with_retries(location, lambda: _whole_object(fs, path, size))
 
 
 def _refuse_expired(entry: FileEntry) -> None:
@@ -109,9 +115,28 @@ def _refuse_expired(entry: FileEntry) -> None:
 
 def _whole_object(fs: AbstractFileSystem, path: str, size: int | None) -> bytes:
     data = whole_object(fs, path)
-    if size and not data and fs.info(path).get("size") == size:  # seen of overloaded stores: 200, and nothing in it
-        raise ConnectionError(f"an empty answer instead of {size:,} bytes")
+    if size and not data:
+        _refuse_empty_answer(fs, path)
     return data
+
+
+def _start_of_object(fs: AbstractFileSystem, path: str, length: int) -> bytes:
+    """Up to `length` bytes. Knows S3's ways."""
+    try:
+        data: bytes = fs.cat_file(path, start=0, end=length)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # "InvalidRange": an empty object has none
+            raise
+        data = b""
+    if not data:
+        _refuse_empty_answer(fs, path)
+    return data
+
+
+def _refuse_empty_answer(fs: AbstractFileSystem, path: str) -> None:
+    """Raises ConnectionError unless the object is empty. Seen of overloaded stores: 200, and nothing in it."""
+    if size := fs.info(path).get("size"):
+        raise ConnectionError(f"an empty answer instead of {size:,} bytes")
 
 
 def _response(fs: AbstractFileSystem, url: str, settings: InputSettings) -> bytes:

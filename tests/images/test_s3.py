@@ -86,6 +86,14 @@ def test_parquet_and_manifests(bucket: str) -> None:
     assert outcome(read_all(f"{bucket}/p")) == {"x.parquet/0": png(1), "x.parquet/1": "null"}
 
 
+def test_what_a_manifest_names_may_be_empty_or_too_large_or_gone(bucket: str) -> None:
+    put(bucket, {"e.png": b"", "max.png": bytes(5000), "large.png": bytes(5001)})
+    names = ("e", "max", "large", "gone")
+    put(bucket, {"m/list.txt": "\n".join(f"{bucket}/{name}.png" for name in names).encode()})
+    images = outcome(read_all(f"{bucket}/m/list.txt", InputSettings(max_image_bytes=5000)))
+    assert [images[f"{bucket}/{name}.png"] for name in names] == ["empty", bytes(5000), "too_large", "unreadable"]
+
+
 def test_nothing_there(bucket: str) -> None:
     for uri in (f"{bucket}/none", f"{bucket}/none/", "s3://no-such-bucket-at-all/x", f"{bucket}/*.png"):
         with pytest.raises(SourceError):
@@ -98,7 +106,7 @@ def test_a_store_that_is_down_fails_the_shard_and_not_its_images(bucket: str, mo
     monkeypatch.setattr(retry, "STORE", ONCE)
     fs, _ = filesystem(bucket)
 
-    def down(path: str) -> bytes:
+    def down(path: str, **_: object) -> bytes:
         raise OSError(16, "SlowDown")
 
     monkeypatch.setattr(fs, "cat_file", down)
@@ -106,7 +114,7 @@ def test_a_store_that_is_down_fails_the_shard_and_not_its_images(bucket: str, mo
         list(read_shard(shard, SETTINGS))
     calls = []
 
-    def recovers(path: str) -> bytes:
+    def recovers(path: str, **_: object) -> bytes:
         calls.append(path)
         if len(calls) < 3:
             raise OSError(16, "SlowDown")
@@ -127,7 +135,7 @@ def test_credentials_that_expire_fail_the_shard_and_a_denied_key_its_image(
     fs, _ = filesystem(bucket)
 
     def refusing(code: str) -> None:
-        def cat_file(path: str) -> bytes:
+        def cat_file(path: str, **_: object) -> bytes:
             cause = ClientError({"Error": {"Code": code, "Message": "no"}}, "GetObject")
             raise PermissionError("no") from cause
 
@@ -148,10 +156,10 @@ def test_rights_that_are_lost_on_the_way_fail_the_shard_and_no_image(
     fs, _ = filesystem(bucket)
     real, denied = fs.cat_file, set()
 
-    def cat_file(path: str) -> bytes:
+    def cat_file(path: str, **options: object) -> bytes:
         if path.rsplit("/", 1)[-1] in denied:
             raise PermissionError("no")
-        return real(path)
+        return real(path, **options)
 
     monkeypatch.setattr(fs, "cat_file", cat_file)
     denied.update({"00.png", "05.png"})

@@ -46,7 +46,8 @@ class Store:
     requests: int  # of the undisturbed run from tars
 
     def input(self, kind: str = "tars") -> str:
-        return {"tars": f"{self.bucket}/in/{{a,b}}.tar", "photos": f"{self.bucket}/photos/"}[kind]
+        path = {"tars": "in/{a,b}.tar", "photos": "photos/", "manifest": "photos.txt"}[kind]
+        return f"{self.bucket}/{path}"
 
     def new_output(self) -> str:
         return f"{self.bucket}/out-{uuid.uuid4().hex[:8]}"
@@ -116,8 +117,12 @@ def assert_undisturbed(store: Store, output: str, kind: str = "tars", stopped: b
         assert "probe" not in path
 
 
-def test_a_photograph_costs_one_request(store: Store) -> None:
-    assert generate(store.input("photos"), store.new_output(), store.config()).exit_code == 0
+@pytest.mark.parametrize("kind", ["photos", "manifest"])
+def test_a_photograph_costs_one_request(store: Store, kind: str) -> None:
+    fs = fsspec.filesystem("s3")
+    listed = "\n".join(f"s3://{path}" for path in fs.find(store.input("photos")))
+    fs.pipe_file(store.input("manifest"), listed.encode())
+    assert generate(store.input(kind), store.new_output(), store.config()).exit_code == 0
     assert store.proxy.count(path=r"/photos/\w") == IMAGES
 
 
