@@ -37,8 +37,8 @@ demo: $(READY)  ## Mask the bundled photographs with the starter model, audit th
 
 test: $(READY)  ## Set up and run the test suite, in three parts side by side.
 	@$(BIN)/python -m pytest $(WITH_RAY) > $(VENV)/tests-with-ray.log 2>&1 & with_ray=$$!; \
-	$(BIN)/python -m pytest $(OF_MODELS) > $(VENV)/tests-of-models.log 2>&1 & of_models=$$!; \
-	$(BIN)/python -m pytest $(WITH_RAY:%=--ignore=%) $(OF_MODELS:%=--ignore=%); others=$$?; \
+	nice $(BIN)/python -m pytest $(OF_MODELS) > $(VENV)/tests-of-models.log 2>&1 & of_models=$$!; \
+	nice $(BIN)/python -m pytest $(WITH_RAY:%=--ignore=%) $(OF_MODELS:%=--ignore=%); others=$$?; \
 	wait $$of_models; of_models=$$?; cat $(VENV)/tests-of-models.log; \
 	wait $$with_ray; with_ray=$$?; cat $(VENV)/tests-with-ray.log; \
 	[ $$others = 0 ] && [ $$of_models = 0 ] && [ $$with_ray = 0 ]
