@@ -3,6 +3,8 @@
 | module | noun |
 |---|---|
 | `edits.py` | `Edit`: what a person did to an image, who, when and how; its file, which never changes |
+| `edit_book.py` | `EditBook`: all edits of a dataset, and versions: which there were at a moment |
+| `packs.py` | the edits of an hour once more in one file, to be read sooner |
 | `standing.py` | what stands of an image after its edits |
 | `click_model.py` | clicks and boxes on one image -> a model's masks |
 | `painted.py` | a mask that somebody painted, looked at before it is believed |

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_engine.config import override_settings
-from data_engine.corrections.edits import EDITS, Edit, EditBook, newest_version
+from data_engine.corrections.edit_book import EditBook, version_of
+from data_engine.corrections.edits import EDITS, Edit
 from data_engine.corrections.standing import Standing, standing
 from data_engine.dataset.commits import CommitRecord, Totals
 from data_engine.dataset.manifest import read_manifest
@@ -22,10 +23,12 @@ from data_engine.errors import DatasetError, UsageError
 from data_engine.pipeline.commit import put
 from data_engine.pipeline.plan import JobPlan, input_name, read_plan
 from data_engine.replay.derived import kept_shards, write_derived
-from data_engine.storage import join
+from data_engine.storage import join, read_bytes
 
 MADE_BY = "_made_by/masks.parquet"
 """In the corrected dataset: of each mask that a person made, its image_id and mask_id there, and its edit."""
+
+_EDITS = "_made_by/{version}.txt"  # the files of the edits that it is made from: more come while it is written
 
 _BY_A_PERSON = 1.0  # the scores of such a mask, so that no threshold drops it
 _FACTS = ("height", "width", "bbox_x", "bbox_y", "bbox_w", "bbox_h", "area", "counts")
@@ -65,10 +68,12 @@ def apply_corrections(
     dataset = MaskDataset(root)
     if not dataset.complete:
         raise DatasetError(f"{root} is not complete: finish it with the generate command, then apply its corrections")
-    version = version or _begun(destination) or newest_version(root)
-    if version is None:
+    book = EditBook(root, plan.fingerprint)
+    names = _names(book, destination, version or _begun(destination))
+    if not names:
         raise DatasetError(f"{root} has no corrections: make them on the page /correct of data-engine view {root}")
-    edits = EditBook(root, plan.fingerprint).read(version)
+    version = version_of(names)
+    edits = book.read(names)
     images = {image_id: standing(each[0].n_masks, each) for image_id, each in edits.items()}
     if only_done:
         images = {image_id: image for image_id, image in images.items() if image.done_by}
@@ -76,6 +81,7 @@ def apply_corrections(
             raise UsageError(f"no image of {root} is done: D on the page /correct says that one is")
     corrected = _corrected_plan(dataset, plan, version, images if only_done else None)
     _refuse_another(root, destination, corrected)
+    put(join(destination, _EDITS.format(version=version)), "\n".join(names).encode())
     put(join(destination, MADE_BY), _made_by(images))
 
     def fill(source: CommitRecord, writer: SliceWriter) -> Totals:
@@ -105,6 +111,17 @@ def _refuse_another(root: str, destination: str, plan: JobPlan) -> None:
     stands = read_plan(destination)
     if stands is not None:
         stands.refuse_unless_same(plan, destination)
+
+
+def _names(book: EditBook, destination: str, version: str | None) -> list[str]:
+    """Of the files of the edits of a version (None: all), as an earlier call has noted them, else as they are there."""
+    if version is None:
+        return book.names()
+    try:
+        noted = read_bytes(join(destination, _EDITS.format(version=version))).decode().split("\n")
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+        noted = []
+    return noted if noted and version_of(noted) == version else book.names(version)
 
 
 def _begun(destination: str) -> str | None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_engine.errors import UsageError
+from data_engine.errors import ModelFailure, UsageError
 
 if TYPE_CHECKING:
     from data_engine.sam.segmenter import Embeddings, SamSegmenter
 
-_KEPT = 8  # encoded images: about 4 MB each with SAM's sizes
+_KEPT = 32  # encoded images, about 4 MB each with SAM's sizes: of each of ten people this one, the next and the last
 _MOST_POINTS = 200
 
 
@@ -112,7 +113,9 @@ class ClickModel:
         with self._lock:
             answered = self._answered.get((key, prompts))
         if answered is None:
-            answered = self._answer(self._seen(key, pixels), prompts)
+            seen = self._seen(key, pixels)
+            with self._fits():
+                answered = self._answer(seen, prompts)
             with self._lock:
                 self._answered[key, prompts] = answered
                 if len(self._answered) > _KEPT:
@@ -180,8 +183,10 @@ class ClickModel:
                     self._kept.move_to_end(key)
                     return self._kept[key]
             segmenter = self._loaded()
-            view = segmenter.prepare(pixels())
-            seen = _Seen(segmenter.encode([view]), view.input_shape, view.shape)
+            image = pixels()
+            with self._fits():
+                view = segmenter.prepare(image)
+                seen = _Seen(segmenter.encode([view]), view.input_shape, view.shape)
             with self._lock:
                 self._kept[key] = seen
                 while len(self._kept) > _KEPT:
@@ -193,5 +198,21 @@ class ClickModel:
 
         with self._encoding["the model itself"]:
             if self._segmenter is None:
-                self._segmenter = load_segmenter(self.name, self._device, expected_sha256=self._expected)
+                with self._fits():
+                    self._segmenter = load_segmenter(self.name, self._device, expected_sha256=self._expected)
         return self._segmenter
+
+    @contextmanager
+    def _fits(self) -> Iterator[None]:
+        """Says what there is to do where the memory does not suffice."""
+        from data_engine.sam.device_errors import is_out_of_memory
+
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ModelFailure(
+                f"{self.name} does not fit in the memory of the device ({self._device}) beside what runs there: start "
+                "data-engine view with --device cpu or another one, or with --model and a smaller one"
+            ) from None

@@ -3,25 +3,24 @@
 `_corrections/<time>-<session>-<number>.parquet` holds one edit. No two writers ever use the same name, so that people
 correct side by side in any store, and what is written stays: to undo is one more edit. The dataset's own files are
 never touched.
+
+People's machines have clocks that differ, and clocks are set. So an edit is never stamped before one that its writer
+saw of the same image: what somebody did to a mask comes after the mask.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
 import uuid
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from threading import Lock
 
 import pyarrow as pa
 
-from data_engine.dataset.sealed_rows import read_rows, write_rows
-from data_engine.errors import DatasetError
+from data_engine.dataset.sealed_rows import write_rows
 from data_engine.pipeline.commit import put
-from data_engine.storage import join, list_names, read_bytes
+from data_engine.storage import join
 
 CORRECTIONS_FOLDER = "_corrections"
 ACTIONS = ("add", "replace", "delete", "done", "undo")
@@ -61,10 +60,8 @@ EDITS = pa.schema(
     ]
 )
 
-_READERS = 32
 _STAMP = "%Y%m%dT%H%M%S.%f"
-_STAMP_LENGTH = 22
-_VERSION = re.compile(r"(\d{8}T\d{6}\.\d{6})-([0-9a-f]{12})")
+STAMP_LENGTH = 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +99,10 @@ class Edit:
     code_version: str
 
     @property
+    def file_name(self) -> str:
+        return f"{self.edited_at.astimezone(timezone.utc).strftime(_STAMP)}-{self.edit_id}.parquet"
+
+    @property
     def target(self) -> int | str | None:
         """What a replacement or deletion takes away: a mask_id of the dataset, or the edit that made the mask."""
         return self.of if self.mask_id is None else self.mask_id
@@ -122,94 +123,16 @@ class EditSession:
             number = self._number
             self._number += 1
         stored = replace(edit, edit_id=f"{self.session}-{number:06d}")
-        put(join(self.root, CORRECTIONS_FOLDER, _file_name(stored)), write_rows([asdict(stored)], EDITS))
+        put(join(self.root, CORRECTIONS_FOLDER, stored.file_name), write_rows([asdict(stored)], EDITS))
         return stored
 
 
-class EditBook:
-    """All edits of a dataset. Files that are known are not read again, since none ever changes."""
-
-    def __init__(self, root: str, fingerprint: str) -> None:
-        """fingerprint: of the dataset's plan."""
-        self._folder = join(root, CORRECTIONS_FOLDER)
-        self._fingerprint = fingerprint
-        self._known: dict[str, Edit] = {}
-        self._images: dict[str, list[Edit]] = {}  # of all that are known
-
-    def add(self, edit: Edit) -> None:
-        """Takes in an edit that this process has stored, so that it need not be read."""
-        self._take({_file_name(edit): edit})
-
-    def read(self, version: str | None = None) -> dict[str, list[Edit]]:
-        """Edits by image, each image's by time. version: only those that it names (see `newest_version`).
-
-        Raises DatasetError for a damaged file, for edits of another dataset, and where a version is not there as it
-        was.
-        """
-        names = _names(self._folder)
-        wanted = names if version is None else _of_version(names, version, self._folder)
-        unread = [name for name in wanted if name not in self._known]
-        with ThreadPoolExecutor(_READERS) as pool:
-            self._take(dict(zip(unread, pool.map(self._read, unread), strict=True)))
-        if len(self._known) == len(wanted):
-            return dict(self._images)
-        return _by_image(self._known[name] for name in wanted)
-
-    def _take(self, edits: dict[str, Edit]) -> None:
-        self._known |= edits
-        for image_id, new in _by_image(edits.values()).items():
-            self._images[image_id] = _in_order([*self._images.get(image_id, ()), *new])
-
-    def _read(self, name: str) -> Edit:
-        uri = join(self._folder, name)
-        try:
-            (row,) = read_rows(read_bytes(uri), EDITS)
-        except ValueError as error:
-            raise DatasetError(f"{uri} does not hold an edit: {error}") from None
-        if row["fingerprint"] != self._fingerprint:
-            raise DatasetError(f"{uri} is an edit of another dataset: move it out of {self._folder}")
-        return Edit(**row)
+def now_after(edits: Sequence[Edit]) -> datetime:
+    """Now, or just after the last of these where their clocks are ahead. edits: of an image, by time."""
+    now = datetime.now(timezone.utc)
+    return max(now, edits[-1].edited_at + timedelta(microseconds=1)) if edits else now
 
 
-def newest_version(root: str) -> str | None:
-    """Names all edits that are there now, to the file: "<time of the last>-<digest>". None where there is none."""
-    names = _names(join(root, CORRECTIONS_FOLDER))
-    return f"{names[-1][:_STAMP_LENGTH]}-{_digest(names)}" if names else None
-
-
-def now() -> datetime:
-    return datetime.now(timezone.utc)
-
-
-def _file_name(edit: Edit) -> str:
-    return f"{edit.edited_at.astimezone(timezone.utc).strftime(_STAMP)}-{edit.edit_id}.parquet"
-
-
-def _by_image(edits: Iterable[Edit]) -> dict[str, list[Edit]]:
-    found: dict[str, list[Edit]] = {}
-    for edit in edits:
-        found.setdefault(edit.image_id, []).append(edit)
-    return {image_id: _in_order(each) for image_id, each in found.items()}
-
-
-def _in_order(edits: list[Edit]) -> list[Edit]:
+def in_order(edits: Sequence[Edit]) -> list[Edit]:
+    """By time."""
     return sorted(edits, key=lambda edit: (edit.edited_at, edit.edit_id))
-
-
-def _names(folder: str) -> list[str]:
-    """Of the files of edits, by time."""
-    return [name for name in list_names(folder) if name.endswith(".parquet") and not name.startswith(".")]
-
-
-def _of_version(names: list[str], version: str, folder: str) -> list[str]:
-    match = _VERSION.fullmatch(version)
-    until = [name for name in names if match and name[:_STAMP_LENGTH] <= match[1]]
-    if match is None or _digest(until) != match[2]:
-        raise DatasetError(
-            f"{folder} does not hold version {version!r} of the corrections: edits of that time came late or are gone"
-        )
-    return until
-
-
-def _digest(names: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]

@@ -24,6 +24,7 @@ class Standing:
 def standing(n_masks: int, edits: Sequence[Edit]) -> Standing:
     """edits: of one image, by time. n_masks: that the dataset has of it.
 
+    An edit of a mask that another edit made counts after that one, whatever their clocks said.
     A replacement takes the place of what it replaces. One whose mask somebody else has deleted comes last: it was made
     to stay. An edit counts unless an edit that counts takes it back, so that an undone undo is none.
     """
@@ -39,7 +40,7 @@ def standing(n_masks: int, edits: Sequence[Edit]) -> Standing:
     masks: dict[Key, Edit | None] = dict.fromkeys(range(n_masks))
     done: dict[str, None] = {}
     last: dict[str, Edit] = {}
-    for edit in edits:
+    for edit in _causes_first(edits):
         if edit.action == "undo" or not counts(edit.edit_id):
             continue
         last[edit.who] = edit
@@ -54,3 +55,17 @@ def standing(n_masks: int, edits: Sequence[Edit]) -> Standing:
             masks[edit.edit_id] = edit
     gone = n_masks - sum(isinstance(key, int) for key in masks)
     return Standing(masks, gone, tuple(done), last)
+
+
+def _causes_first(edits: Sequence[Edit]) -> list[Edit]:
+    """By time, but none before the edit that made its mask: two writers' clocks may differ by more than they waited."""
+    unplaced = {edit.edit_id: edit for edit in edits}
+    placed: list[Edit] = []
+    for edit in edits:
+        chain = []
+        cause: Edit | None = unplaced.pop(edit.edit_id, None)
+        while cause is not None:
+            chain.append(cause)
+            cause = unplaced.pop(cause.of, None) if cause.of is not None else None
+        placed += reversed(chain)
+    return placed

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from threading import Lock
 
 import pyarrow as pa
@@ -97,6 +97,11 @@ def checked_person(who: str) -> str:
 
 def now() -> datetime:
     return datetime.now(timezone.utc)
+
+
+def now_after(last: datetime | None) -> datetime:
+    """Now, or just after the last answer where its clock was ahead: the later verdict of a person counts."""
+    return now() if last is None else max(now(), last + timedelta(microseconds=1))
 
 
 @dataclass

@@ -118,6 +118,7 @@ def _facts(dataset: MaskDataset, plan: JobPlan) -> dict[str, Any]:
         "model_sha256": plan.model_sha256,
         "planned_at": written.get("created_at", ""),
         "completed_at": dataset.manifest.created_at if dataset.manifest else "",
+        "made_from": plan.replayed_from,
         "config": plan.config,
     }
 

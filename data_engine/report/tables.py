@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +71,9 @@ def facts(figures: Sequence[Figures]) -> list[Row]:
     def of(label: str, key: str, shown: Callable[[Any], str] = str) -> Row:
         return row(label, [shown(each[key]) for each in facts], str)
 
+    origins = [_origin(each["made_from"]) for each in facts]
     return [
+        *([row("made from", origins, str)] if any(origins) else []),
         of("input", "input"),
         of("limit", "limit", lambda value: "none" if value is None else number(value)),
         of("passed over in the input", "skipped", _counts),
@@ -83,6 +85,17 @@ def facts(figures: Sequence[Figures]) -> list[Row]:
         of("planned (UTC)", "planned_at", moment),
         of("complete (UTC)", "completed_at", lambda value: moment(value) or "not yet"),
     ]
+
+
+def _origin(made_from: Mapping[str, Any] | None) -> str:
+    """Of a replay or a corrected dataset: its masks are not what the settings and the model below would give."""
+    if made_from is None:
+        return ""
+    version = made_from.get("corrections")
+    if version is None:
+        return f"{made_from['dataset']}, replayed"
+    which = ", only images that are done" if made_from.get("only_done") else ""
+    return f"{made_from['dataset']}, as people corrected it (version {version}){which}"
 
 
 def failures(figures: Sequence[Figures]) -> list[Row]:

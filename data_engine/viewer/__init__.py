@@ -8,6 +8,8 @@
 | `pictures.py` | encoded bytes -> a picture a browser shows, upright and downscaled |
 | `api.py` | the routes under `/api`, JSON |
 | `audit_api.py`, `correct_api.py` | the pages where masks are judged and corrected, and their routes |
+| `known_edits.py` | everybody's edits, as far as this server knows them |
+| `own_order.py`, `turns.py` | which image comes next for whom, and who is next at the model |
 | `guard.py` | who may ask: token, host, origin; and what a page may load |
 | `app.py`, `server.py` | all of it as an ASGI application; the socket it is served from |
 | `static/` | the page: plain modules without a build step |

@@ -5,9 +5,7 @@ Images are named by id, never by path: only what the dataset's plan lists can be
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from threading import BoundedSemaphore
 from typing import Any
 
 import pyarrow as pa
@@ -27,7 +25,6 @@ _MOST_AT_ONCE = 500
 _SIDES = (0, 160, 320, 2048)
 # A browser keeps pictures by address, and the next viewer on this port may show another dataset: its token differs.
 _KEPT = {"Cache-Control": "private, max-age=3600", "Vary": "Authorization, Cookie"}
-_decoders = BoundedSemaphore(max(2, (os.cpu_count() or 2)))
 
 Handler = Callable[[Request], Response]
 
@@ -74,8 +71,7 @@ def routes(runs: Sequence[ViewedRun], pages: Sequence[str] = ()) -> list[BaseRou
         side = _number(request, "side", 0)
         if side not in _SIDES:
             raise UsageError(f"side={side}: use one of {', '.join(map(str, _SIDES))}")
-        with _decoders:
-            shown = run_of(request).picture(_image_id(request), side, _hint(request))
+        shown = run_of(request).picture(_image_id(request), side, _hint(request))
         if isinstance(shown, Missing):
             return JSONResponse({"error": redact(shown.reason)}, 404)
         return Response(shown, media_type="image/jpeg", headers=_KEPT)

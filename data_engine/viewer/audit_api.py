@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from threading import Lock
 from typing import Any
 
@@ -22,9 +23,10 @@ from data_engine.human_audit.answers import (
     Answer,
     AnswerBook,
     AnswerSession,
+    Key,
     checked_person,
     last_answers,
-    now,
+    now_after,
 )
 from data_engine.human_audit.crop import window
 from data_engine.human_audit.report import make_report
@@ -45,6 +47,7 @@ class Audit:
         self._run = run
         self._book = AnswerBook(sample.root, sample.facts.name)
         self._sessions: dict[str, AnswerSession] = {}
+        self._last: dict[tuple[str, Key], datetime] = {}  # when a person answered to a mask, as far as is known here
         self._lock = Lock()
 
     def state(self, who: str) -> dict[str, Any]:
@@ -81,7 +84,7 @@ class Audit:
     def answer(self, given: dict[str, Any]) -> dict[str, Any]:
         """Stores an answer of the page. It is durable when this returns. Raises UsageError for what is none."""
         who = checked_person(_text(given, "who"))
-        image_id, mask_id = self.sample.keys[self._checked(given.get("position"))]
+        image_id, mask_id = key = self.sample.keys[self._checked(given.get("position"))]
         seconds = given.get("seconds")
         if seconds is not None and not isinstance(seconds, (int, float)):
             raise UsageError(f"seconds {seconds!r}: use a number")
@@ -93,9 +96,10 @@ class Audit:
             reason=_text(given, "reason") or None,
             note=_text(given, "note").strip() or None,
             seconds=seconds,
-            answered_at=now(),
+            answered_at=now_after(self._last.get((who, key))),
         )
         with self._lock:
+            self._last[who, key] = answer.answered_at
             session = self._sessions.setdefault(who, AnswerSession(self.sample.root, self.sample.facts.name))
         session.add([answer])
         return {"stored": given["position"]}
@@ -112,7 +116,9 @@ class Audit:
 
     def _read(self) -> list[Answer]:
         with self._lock:
-            return self._book.read()
+            answers = self._book.read()
+            self._last.update({(answer.who, answer.key): answer.answered_at for answer in answers})
+        return answers
 
     def _row(self, position: int) -> dict[str, Any]:
         row: dict[str, Any] = self.sample.masks.slice(self._checked(position), 1).to_pylist()[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from threading import Lock
@@ -17,17 +16,20 @@ from starlette.routing import BaseRoute, Route
 
 from data_engine import __version__
 from data_engine.corrections.click_model import MaskAnswer, Prompts
-from data_engine.corrections.edits import ACTIONS, Edit, EditBook, EditSession, now
+from data_engine.corrections.edit_book import EditBook
+from data_engine.corrections.edits import ACTIONS, Edit, EditSession, now_after
 from data_engine.corrections.painted import painted_mask
 from data_engine.corrections.standing import Key, Standing, standing
 from data_engine.errors import SourceError, UsageError
 from data_engine.human_audit.answers import checked_person
 from data_engine.viewer.api import answered
+from data_engine.viewer.known_edits import KnownEdits
 from data_engine.viewer.originals import Missing
 from data_engine.viewer.pages import page
 from data_engine.viewer.run import ViewedRun
+from data_engine.viewer.turns import Turns
 
-_LOOK_AGAIN = 2.0  # seconds
+_LOCKS = 64
 _MOST_BYTES = 4 << 20  # of a request: a painted mask has run lengths
 _OF_MODEL = ("predicted_iou", "stability_score")
 
@@ -37,21 +39,20 @@ class Corrections:
 
     def __init__(self, run: ViewedRun) -> None:
         self._run = run
-        self._book = EditBook(run.root, run.plan.fingerprint)
+        self._edits = KnownEdits(EditBook(run.root, run.plan.fingerprint, packs=True))
         self._sessions: dict[str, EditSession] = {}
-        self._reading = Lock()
-        self._all: dict[str, list[Edit]] = {}
-        self._looked = -_LOOK_AGAIN - 1.0
-        self._counted: dict[str, int] = {}  # edits of an image when it was last looked at
-        self._done_ids: set[str] = set()
-        self._writing = Lock()  # an edit is checked against what stands, and nothing of this server comes in between
+        self._here: set[str] = set()  # people who have opened the page
+        self._turns = Turns()
+        # An edit is checked against what stands of its image, and nothing of this server comes in between.
+        self._writing = tuple(Lock() for _ in range(_LOCKS))
 
     def state(self, who: str) -> dict[str, Any]:
         """How far the work is, and the image to begin with: the first that nobody has gone through."""
         checked_person(who)
+        self._here.add(who)
         self._run.refresh()  # a dataset may be growing
-        done = self._done()
-        first = self._run.next_image(-1, 1, done)
+        done = self._edits.done()
+        first = self._left(None, who)
         first = self._run.next_image(-1, 1) if first is None else first
         return {
             "root": self._run.root,
@@ -61,16 +62,27 @@ class Corrections:
             "first": None if first is None else self._named(first),
         }
 
-    def following(self, position: int, step: int, only_left: bool) -> dict[str, Any]:
-        """The next image, or the one before; only_left: that nobody has gone through."""
-        done = self._done() if only_left else frozenset()
-        found = self._run.next_image(position, step, done)
+    def following(self, image_id: str, hint: int | None, who: str, step: int, only_left: bool) -> dict[str, Any]:
+        """The next image, or the one before; only_left: the next that nobody has gone through."""
+
+        def look() -> int | None:
+            position = self._run.find(image_id, hint)[2]
+            return self._left(position, who) if only_left else self._run.next_image(position, step)
+
+        found = look()
+        if found is None and not self._run.complete:
+            self._run.refresh()  # there may be more by now
+            found = look()
         return {"image": None if found is None else self._named(found)}
+
+    def _left(self, position: int | None, who: str) -> int | None:
+        alone = not (self._edits.people() | self._here) - {who}
+        return self._run.next_left(position, self._edits.done(), None if alone else who)
 
     def image(self, image_id: str, who: str, hint: int | None = None) -> dict[str, Any]:
         """An image as /api/image sends it, with the masks that stand; for each its key, and who made it."""
         found = self._run.image(image_id, hint)
-        stands = standing(found["n_masks"], self._edits(image_id))
+        stands = standing(found["n_masks"], self._edits.of_image(image_id))
         masks: dict[str, list[Any]] = {name: [] for name in (*found["masks"], "key", "who", "made_at")}
         for key, edit in stands.masks.items():
             for name, column in masks.items():
@@ -82,12 +94,14 @@ class Corrections:
             "masks": {**masks, "mask_id": list(range(len(stands.masks)))},
             "done_by": list(stands.done_by),
             "undo": None if last is None else last.action,
-            "done": len(self._done()),
+            "done": len(self._edits.done()),
         }
 
-    def prepare(self, image_id: str, hint: int | None) -> dict[str, Any]:
-        """Encodes an image, so that the first click is answered at once."""
-        self._run.model.prepare(image_id, lambda: self._pixels(image_id, hint))
+    def prepare(self, image_id: str, hint: int | None, who: str) -> dict[str, Any]:
+        """Encodes an image, so that the first click is answered at once. Not if the person has gone on meanwhile."""
+        with self._turns.turn(who, image_id) as comes:
+            if comes:
+                self._run.model.prepare(image_id, lambda: self._pixels(image_id, hint))
         return {"prepared": image_id}
 
     def answers(self, image_id: str, hint: int | None, given: dict[str, Any]) -> dict[str, Any]:
@@ -107,23 +121,24 @@ class Corrections:
         if seconds is not None and not (isinstance(seconds, (int, float)) and 0 <= seconds < 86_400):
             raise UsageError(f"seconds {seconds!r}: use 0 or more, and less than a day")
         made = self._made(image_id, hint, given) if action in ("add", "replace") else {}
-        with self._writing:
+        with self._writing[hash(image_id) % _LOCKS]:
             row = self._run.image(image_id, hint)
-            stands = standing(row["n_masks"], self._edits(image_id))
+            before = self._edits.of_image(image_id)
+            stands = standing(row["n_masks"], before)
             edit = Edit(
                 image_id=image_id,
                 action=action,
                 n_masks=row["n_masks"],
                 image_sha256=None if row["sha256"] is None else bytes.fromhex(row["sha256"]),
                 who=who,
-                edited_at=now(),
+                edited_at=now_after(before),
                 seconds=seconds,
                 fingerprint=self._run.plan.fingerprint,
                 code_version=__version__,
                 **_targets(action, given, stands, who),
                 **made,
             )
-            self._stored(self._sessions.setdefault(who, EditSession(self._run.root)).add(edit))
+            self._edits.add(self._sessions.setdefault(who, EditSession(self._run.root)).add(edit))
         return self.image(image_id, who, hint)
 
     def _made(self, image_id: str, hint: int | None, given: dict[str, Any]) -> dict[str, Any]:
@@ -181,33 +196,6 @@ class Corrections:
     def _named(self, position: int) -> dict[str, Any]:
         return {"id": self._run.image_id(position), "position": position}
 
-    def _edits(self, image_id: str) -> list[Edit]:
-        """Of one image, by time."""
-        with self._reading:
-            return self._look().get(image_id, [])
-
-    def _done(self) -> frozenset[str]:
-        """The images that somebody has gone through."""
-        with self._reading:
-            for image_id, edits in self._look().items():
-                if self._counted.get(image_id) != len(edits):  # nobody's edit ever goes
-                    self._counted[image_id] = len(edits)
-                    done = standing(edits[0].n_masks, edits).done_by
-                    (self._done_ids.add if done else self._done_ids.discard)(image_id)
-            return frozenset(self._done_ids)
-
-    def _look(self) -> dict[str, list[Edit]]:
-        """All edits; what others have stored may be so many seconds late."""
-        if time.monotonic() - self._looked > _LOOK_AGAIN:
-            self._all = self._book.read()
-            self._looked = time.monotonic()
-        return self._all
-
-    def _stored(self, edit: Edit) -> None:
-        with self._reading:
-            self._book.add(edit)
-            self._all[edit.image_id] = [*self._all.get(edit.image_id, []), edit]
-
 
 def routes(runs: Sequence[ViewedRun]) -> list[BaseRoute]:
     """The page and its routes, for the first run."""
@@ -218,7 +206,8 @@ def routes(runs: Sequence[ViewedRun]) -> list[BaseRoute]:
 
     def following(request: Request) -> Any:
         step = -1 if request.query_params.get("step") == "-1" else 1
-        return corrections.following(_position(request) or 0, step, request.query_params.get("left") == "1")
+        only_left = request.query_params.get("left") == "1"
+        return corrections.following(_asked(request, "id"), _position(request), _asked(request, "who"), step, only_left)
 
     def image(request: Request) -> Any:
         return corrections.image(_asked(request, "id"), _asked(request, "who"), _position(request))
@@ -226,12 +215,19 @@ def routes(runs: Sequence[ViewedRun]) -> list[BaseRoute]:
     def answers(given: dict[str, Any]) -> Any:
         return corrections.answers(*_which(given), given)
 
+    def prepare(given: dict[str, Any]) -> Any:
+        return corrections.prepare(*_which(given), _text(given, "who"))
+
     return [
         Route("/correct", page("correct.html")),
         Route("/api/correct", _json(state)),
         Route("/api/correct/next", _json(following)),
         Route("/api/correct/image", _json(image)),
-        Route("/api/correct/prepare", _posted(lambda given: corrections.prepare(*_which(given))), methods=["POST"]),
+        Route(
+            "/api/correct/prepare",
+            _posted(prepare),
+            methods=["POST"],
+        ),
         Route(
             "/api/correct/answers", _posted(lambda given: corrections.answers(*_which(given), given)), methods=["POST"]
         ),

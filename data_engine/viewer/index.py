@@ -5,7 +5,7 @@ Run lengths stay unread. A slice never changes once committed, so a growing data
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from threading import Lock, Thread
@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 
 from data_engine.dataset.commits import CommitRecord, Part
 from data_engine.dataset.committed_files import open_committed
+from data_engine.dataset.id_index import IdIndex
+from data_engine.dataset.id_table import table_file
 from data_engine.errors import DatasetError
 from data_engine.storage import join, translated
 
@@ -107,10 +109,18 @@ def _means(root: str, record: CommitRecord, counts: np.ndarray) -> dict[str, np.
 class ImageIndex:
     """The slices of a dataset as they stand at one moment, each read when it is first needed."""
 
-    def __init__(self, root: str, records: Sequence[CommitRecord], known: dict[str, SliceIndex] | None = None) -> None:
-        """known: slices read before, by the file of their record; it is added to."""
+    def __init__(
+        self,
+        root: str,
+        records: Sequence[CommitRecord],
+        read_ids: Callable[[CommitRecord], list[str]],
+        known: dict[str, SliceIndex] | None = None,
+    ) -> None:
+        """read_ids: of a slice, in order. known: slices read before, by the file of their record; it is added to."""
         self.root = root
         self.records = list(records)
+        self._numbers = {record.file: number for number, record in enumerate(self.records)}
+        self._ids = IdIndex(self.records, read_ids, table_file(root))
         self.starts = np.cumsum([0, *(record.totals.images for record in self.records)])
         self.known: dict[str, SliceIndex] = {} if known is None else known
         self._all: SliceIndex | None = None
@@ -166,11 +176,25 @@ class ImageIndex:
             number, row = self.locate(hint)
             if self.slice(number).ids[row].as_py() == image_id:
                 return hint
-        for number in sorted(range(len(self.records)), key=lambda n: self.records[n].shard not in likely):
-            row = pc.index(self.slice(number).ids, image_id).as_py()
+        for number, record in enumerate(self.records):
+            row = pc.index(self.slice(number).ids, image_id).as_py() if record.shard in likely else -1
             if row >= 0:
                 return int(self.starts[number]) + row
+        for position in self.positions([image_id]).tolist():
+            number, row = self.locate(position)
+            if self.slice(number).ids[row].as_py() == image_id:
+                return int(position)
         raise KeyError(image_id)
+
+    def positions(self, ids: Collection[str]) -> np.ndarray:
+        """Of those of these images that are here, int64, ascending; once in a million years of another one, too."""
+        try:
+            places = self._ids.find(ids)
+        except KeyError:
+            each = [self.positions([image_id]) for image_id in ids] if len(ids) > 1 else []
+            return np.unique(np.concatenate([np.empty(0, np.int64), *each]))
+        found = [int(self.starts[self._numbers[record.file]]) + np.array(rows, np.int64) for record, rows in places]
+        return np.concatenate([np.empty(0, np.int64), *found])
 
     def _load(self) -> None:
         try:

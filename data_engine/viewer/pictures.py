@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+from threading import BoundedSemaphore
 
 from PIL import Image, JpegImagePlugin
 
@@ -10,6 +12,7 @@ from data_engine.images.decode import decode, is_plain_jpeg
 from data_engine.images.settings import InputSettings
 
 _QUALITY = 88
+_decoders = BoundedSemaphore(max(2, os.cpu_count() or 2))  # large pictures take much memory while they are decoded
 
 
 def picture(data: bytes, settings: InputSettings, side: int) -> bytes:
@@ -17,6 +20,11 @@ def picture(data: bytes, settings: InputSettings, side: int) -> bytes:
 
     A plain JPEG that is small enough is passed on as it is.
     """
+    with _decoders:
+        return _picture(data, settings, side)
+
+
+def _picture(data: bytes, settings: InputSettings, side: int) -> bytes:
     plain = is_plain_jpeg(data)
     if plain and (not side or max(_size(data)) <= side):
         return data

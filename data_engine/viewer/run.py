@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Iterable
 from threading import Lock
 from typing import Any
 
@@ -22,9 +22,11 @@ from data_engine.viewer.byte_cache import ByteCache
 from data_engine.viewer.index import ImageIndex, open_part
 from data_engine.viewer.order import Query, ordered
 from data_engine.viewer.originals import Missing, Originals
+from data_engine.viewer.own_order import OwnOrder, as_stored
 from data_engine.viewer.pictures import picture
 
 _PATIENCE = 0.5  # seconds that a list waits for the index before it says how far that is
+_KEPT_IMAGES = 32  # whose masks are corrected: each click asks for the image again
 _KEPT_GROUPS = 6  # row groups of masks, some 10,000 rows each
 _PICTURE_BYTES = 64 << 20
 _SHOWN = [name for name in MASKS.names if name not in ("image_id", "height", "width")]
@@ -45,7 +47,7 @@ class ViewedRun:
         self.plan = plan
         dataset = MaskDataset(root)
         self.complete = dataset.complete
-        self.index = ImageIndex(root, dataset.commits)
+        self.index = ImageIndex(root, dataset.commits, dataset.image_ids)
         self.originals = Originals(relinked(plan, input_uri))
         offset = plan.config.get("masks", {}).get("stability_score_offset", 1.0)
         self.model = ClickModel(
@@ -54,6 +56,9 @@ class ViewedRun:
         self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
         self._lock = Lock()
         self._pictures = ByteCache(_PICTURE_BYTES)
+        self._images: OrderedDict[tuple[str, int], dict[str, Any]] = OrderedDict()
+        self._orders: dict[str, tuple[ImageIndex, OwnOrder]] = {}
+        self._places: tuple[ImageIndex | None, frozenset[str], np.ndarray] = (None, frozenset(), np.empty(0, bool))
 
     def refresh(self) -> None:
         """Takes in new commits; what is known is not read again."""
@@ -63,7 +68,7 @@ class ViewedRun:
         known = {record.file: record for record in self.index.records}
         records = dataset.commits if dataset.complete else read_commits(self.root, known)
         if len(records) != len(self.index.records):
-            self.index = ImageIndex(self.root, records, self.index.known)
+            self.index = ImageIndex(self.root, records, dataset.image_ids, self.index.known)
         self.complete = dataset.complete
 
     @property
@@ -120,17 +125,49 @@ class ViewedRun:
         number, row = index.locate(position)
         return index.records[number], row, position
 
-    def next_image(self, position: int, step: int, left_out: Collection[str] = ()) -> int | None:
-        """The position of the next masked image after `position` (before it: step -1) that is not left out, or None."""
+    def next_image(self, position: int, step: int) -> int | None:
+        """The position of the next masked image after `position` (before it: step -1), or None."""
+        return self._first_masked(self.index, range(position + step, len(self.index) if step > 0 else -1, step))
+
+    def next_left(self, position: int | None, left_out: frozenset[str], who: str | None = None) -> int | None:
+        """The next masked image after `position` (None: of all), and round, that is not left out; None where none is.
+
+        who: in this person's own order, instead of that of the dataset.
+        """
         index = self.index
-        position += step
-        while 0 <= position < len(index):
+        out = self._places_of(index, left_out)
+        order = as_stored(len(index), position) if who is None else self._order_of(index, who).after(position)
+        return self._first_masked(index, (each for each in order if not out[each]))
+
+    def _first_masked(self, index: ImageIndex, positions: Iterable[int]) -> int | None:
+        for position in positions:
             number, row = index.locate(position)
-            part = index.slice(number)
-            if part.errors[row].as_py() is None and part.ids[row].as_py() not in left_out:
+            if index.slice(number).errors[row].as_py() is None:
                 return position
-            position += step
         return None
+
+    def _places_of(self, index: ImageIndex, ids: frozenset[str]) -> np.ndarray:
+        """Of each position, whether it is one of these images: bool."""
+        with self._lock:
+            known, before, places = self._places
+        if known is not index:
+            before, places = frozenset(), np.zeros(len(index), bool)
+        if ids != before:
+            places = places.copy()
+            places[index.positions(before - ids)] = False
+            places[index.positions(ids - before)] = True
+            with self._lock:
+                self._places = (index, ids, places)
+        return places
+
+    def _order_of(self, index: ImageIndex, who: str) -> OwnOrder:
+        with self._lock:
+            known = self._orders.get(who)
+        if known is None or known[0] is not index:
+            known = (index, OwnOrder(index.records, who))
+            with self._lock:
+                self._orders[who] = known
+        return known[1]
 
     def image_id(self, position: int) -> str:
         """Of the image at a position of the dataset."""
@@ -139,10 +176,23 @@ class ViewedRun:
 
     def image(self, image_id: str, hint: int | None = None) -> dict[str, Any]:
         """An image's row, position and mask columns, as JSON takes them. Raises KeyError."""
-        record, row, position = self.find(image_id, hint)
+        index = self.index
+        position = self._position(index, image_id, hint)
+        number, row = index.locate(position)
+        record = index.records[number]
+        with self._lock:
+            known = self._images.get((record.file, row))
+        if known is None:
+            known = self._image(record, row, index.slice(number).masks)
+            with self._lock:
+                self._images[record.file, row] = known
+                if len(self._images) > _KEPT_IMAGES:
+                    self._images.popitem(last=False)
+        return {**known, "position": position}
+
+    def _image(self, record: CommitRecord, row: int, counts: np.ndarray) -> dict[str, Any]:
         with open_part(self.root, record.images) as file:
             fields = file.read().slice(row, 1).to_pylist()[0]
-        counts = self.index.slice(self.index.records.index(record)).masks
         masks = self._masks(record, int(counts[:row].sum()), int(counts[row]))
         digest = fields.pop("sha256")
         phash = fields.pop("phash")
@@ -150,7 +200,6 @@ class ViewedRun:
             **fields,
             "sha256": None if digest is None else digest.hex(),
             "phash": None if phash is None else f"{phash:016x}",
-            "position": position,
             "masks": {name: _listed(masks, name) for name in _SHOWN},
         }
 

@@ -15,7 +15,7 @@ from viewer.viewed import build, write_photos
 
 from data_engine.cli import app
 from data_engine.corrections.apply import MADE_BY, apply_corrections
-from data_engine.corrections.edits import newest_version
+from data_engine.corrections.edit_book import newest_version
 from data_engine.dataset.reader import MaskDataset
 from data_engine.errors import DatasetError, PlanMismatch, UsageError
 from data_engine.train.data.labelled import DataFilters, open_training_data
@@ -136,6 +136,7 @@ def test_stopped_it_goes_on_with_the_corrections_that_it_began_with(masks: Path,
     with pytest.raises(KeyboardInterrupt):
         apply_corrections(str(masks), destination, on_slice=stop)
     Person(masks, "Cy", after=60).does("delete", first, mask_id=3)
+    Person(masks, "Di", after=-60).does("delete", first, mask_id=4)  # whose clock is behind
     applied = apply_corrections(str(masks), destination)
     assert (applied.totals.masks, applied.people) == (35, ("Ada", "Bob"))
     assert invoke("audit", destination).exit_code == 0

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from data_engine.corrections import click_model
 from data_engine.corrections.click_model import ClickModel, Prompts
-from data_engine.errors import CheckpointError, UsageError
+from data_engine.errors import CheckpointError, ModelFailure, UsageError
 from data_engine.masks import rle
 from data_engine.sam.predictor import SamPredictor
 from data_engine.sam.segmenter import load_segmenter
@@ -60,7 +62,8 @@ def test_answers_are_those_of_the_predictor(model, pixels, prompts, most):
         assert answer.stability_score == pytest.approx(stability, abs=1e-3)
 
 
-def test_the_last_images_stay_encoded_and_others_go(pixels):
+def test_the_last_images_stay_encoded_and_others_go(pixels, monkeypatch):
+    monkeypatch.setattr(click_model, "_KEPT", 8)
     model, read = ClickModel("starter", "cpu"), []
 
     def of(name):
@@ -87,3 +90,17 @@ def test_other_weights_than_the_datasets_are_refused(pixels):
     model = ClickModel("starter", "cpu", expected_sha256="0" * 64)
     with pytest.raises(CheckpointError):
         model.prepare("photo", lambda: pixels)
+
+
+def test_a_model_that_does_not_fit_is_said_and_tried_again(pixels, monkeypatch):
+    model = ClickModel("starter", "cpu")
+    segmenter = model._loaded()
+
+    def too_large(views):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segmenter, "encode", too_large)
+        with pytest.raises(ModelFailure, match=r"starter does not fit .*--device cpu .*--model"):
+            model.prepare("photo", lambda: pixels)
+    model.prepare("photo", lambda: pixels)

@@ -61,3 +61,11 @@ def test_an_image_is_done_until_that_is_taken_back():
     done = edit("done", 1)
     assert standing(3, (done, edit("add", 2))).done_by == ("Ada",)
     assert standing(3, (done, edit("undo", 2, of="1"))).done_by == ()
+
+
+def test_a_mask_is_gone_though_the_clock_of_who_deleted_it_is_behind():
+    made, gone = edit("add", 3600), edit("delete", 10, of="3600", who="Bob")
+    assert keys(gone, made) == [0, 1, 2]
+    anew = edit("replace", 5, of="3600", who="Bob")
+    again = edit("replace", 1, of="5")
+    assert keys(again, anew, made) == [0, 1, 2, "1"]

@@ -8,10 +8,12 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
+from corrections.corrected import Person
 from report.conftest import NASTY
 from typer.testing import CliRunner
 
 from data_engine.cli import app
+from data_engine.corrections.apply import apply_corrections
 from data_engine.dataset.reader import MaskDataset
 from data_engine.errors import DatasetError
 from data_engine.report.charts import nice_ticks
@@ -194,3 +196,16 @@ def test_a_wrong_name_to_compare_with_is_said_before_anything_is_read(masks_of_f
     done = CliRunner().invoke(app, arguments)
     assert isinstance(done.exception, DatasetError)
     assert "no dataset at nowhere" in str(done.exception)
+
+
+def test_a_corrected_dataset_says_what_it_was_made_from(masks_of_folder, one, tmp_path):
+    shutil.copytree(masks_of_folder / "masks", tmp_path / "masks")
+    Person(tmp_path / "masks").does("done", "a.jpg")
+    applied = apply_corrections(str(tmp_path / "masks"), str(tmp_path / "corrected"), only_done=True)
+    settings = ReportSettings(pictures=0)
+    side = look_at(str(tmp_path / "corrected"), settings)
+    text = Checked(render([side], settings)).text
+    assert f"masks, as people corrected it (version {applied.version}), only images that are done" in text
+    (said,) = report_json([side])["datasets"]
+    assert said["facts"]["made_from"]["corrections"] == applied.version
+    assert "made from" not in Checked(one[1]).text

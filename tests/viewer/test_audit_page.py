@@ -6,6 +6,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,19 @@ def test_nothing_that_could_sway_is_told(server, sample):
     assert status == 400
     assert "6 masks are left" in refused["error"]
     assert ask(server, "audit/report?name=first&who=B")[1]["precision"]["share"] == 0
+
+
+def test_the_later_verdict_counts_though_the_clock_was_set_back(server, sample):
+    image_id, mask_id = sample.keys[0]
+    ahead = Answer(
+        image_id=image_id, mask_id=mask_id, who="A", verdict="accept", answered_at=now() + timedelta(hours=1)
+    )
+    AnswerSession(sample.root, "first").add([ahead])
+    assert ask(server, "audit?name=first&who=A")[1]["answers"]["0"]["verdict"] == "accept"
+    for verdict in ("reject", "unsure"):
+        given = {"name": "first", "who": "A", "position": 0, "verdict": verdict}
+        assert ask(server, "audit/answer", given)[0] == 200
+        assert ask(server, "audit?name=first&who=A")[1]["answers"]["0"]["verdict"] == verdict
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,22 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import numpy as np
 import pytest
+from corrections.corrected import mask_facts
 from pycocotools import mask as coco
 from typer.testing import CliRunner
 from viewer.chromium import chromium
 from viewer.viewed import Served, build, known_masks, served, write_photos
 
 from data_engine.cli import app
-from data_engine.corrections.edits import Edit, EditBook
+from data_engine.corrections.edit_book import EditBook
+from data_engine.corrections.edits import Edit, EditSession
 from data_engine.corrections.standing import Standing, standing
 from data_engine.dataset.reader import MaskDataset
 from data_engine.masks import rle
@@ -342,6 +345,93 @@ def test_two_people_on_one_image_are_told(page, server, masks):
     )
     assert ask(server, "/edit", {"id": "astronaut.jpg", "who": "Ada", "action": "undo"})[0] == 400  # it is Bob's
     assert list(stands(masks, "astronaut.jpg").masks) == [1, 2]
+
+
+def test_several_people_are_given_images_of_their_own(server, masks, tmp_path):
+    def first(who):
+        return ask(server, f"?who={who}")[1]["first"]["id"]
+
+    assert first("Ada") == "astronaut.jpg"  # alone
+    given = {first(who) for who in "BCDEFGHIJKLMNOP"}
+    assert len(given) > 1
+    for who in ("Ada", "Bob"):  # each comes to all of them, once
+        here, seen = first(who), set()
+        while here is not None and here not in seen:
+            seen.add(here)
+            following = ask(server, f"/next?id={here}&who={who}&step=1&left=1")[1]["image"]
+            here = following and following["id"]
+        assert len(seen) == 7
+    # Another server knows them from what they have done.
+    assert ask(server, "/edit", {"id": first("Ada"), "who": "Ada", "action": "done"})[0] == 200
+    with served(masks) as other:
+        theirs = ask(other, "?who=Bob")[1]["first"]["id"]
+        assert theirs == first("Bob")
+
+
+def test_what_comes_next_is_told_from_the_image_and_not_from_where_it_was(server, masks):
+    """Positions change while a dataset grows."""
+    for position in ("0", "5", "99", ""):
+        asked = f"/next?id=chelsea.jpg&position={position}&who=Ada&step="
+        assert ask(server, f"{asked}-1&left=0")[1]["image"]["id"] == "astronaut.jpg"
+        assert ask(server, f"{asked}1&left=1")[1]["image"] == {"id": "coffee.jpg", "position": 2}
+
+
+def test_images_that_came_meanwhile_are_next(photos, tmp_path):
+    def grow(shards):
+        build(tmp_path / "out", str(photos), three_discs, shards=shards, overrides=("input.images_per_shard=3",))
+
+    grow(1)
+    with served(tmp_path / "out") as server:
+        here = ask(server, "?who=Ada")[1]["first"]["id"]
+        for _ in range(3):
+            assert ask(server, "/edit", {"id": here, "who": "Ada", "action": "done"})[0] == 200
+            following = ask(server, f"/next?id={here}&who=Ada&step=1&left=1")[1]["image"]
+            here = following["id"] if following else here
+        assert following is None
+        before = ask(server, "?who=Ada")[1]
+        grow(2)
+        following = ask(server, f"/next?id={here}&who=Ada&step=1&left=1")[1]["image"]
+        assert ask(server, "?who=Ada")[1]["images"] > before["images"] == before["done"] == 3
+        assert ask(server, f"/image?id={following['id']}&who=Ada")[1]["done_by"] == []
+
+
+def test_what_follows_a_mask_of_a_clock_that_is_ahead_counts(server, masks):
+    plan = read_plan(str(masks))
+    ahead = datetime.now(timezone.utc) + timedelta(days=1)
+    made = Edit(
+        image_id="astronaut.jpg",
+        action="add",
+        n_masks=3,
+        who="Bob",
+        edited_at=ahead,
+        fingerprint=plan.fingerprint,
+        code_version="0",
+        **mask_facts(np.eye(200, dtype=bool)),
+    )
+    made = EditSession(str(masks)).add(made)
+    change = {"id": "astronaut.jpg", "who": "Ada"}
+    status, said = ask(server, "/edit", {**change, "action": "delete", "key": 0})
+    assert (status, said["masks"]["key"]) == (200, [1, 2, made.edit_id])
+    status, said = ask(server, "/edit", {**change, "action": "delete", "key": made.edit_id})
+    assert (status, said["masks"]["key"]) == (200, [1, 2])
+    status, said = ask(server, "/edit", {**change, "action": "undo"})
+    assert (status, said["masks"]["key"]) == (200, [1, 2, made.edit_id])  # the last one first, whatever the clock said
+
+
+def test_a_viewer_that_was_started_anew_says_how_to_go_on(browser, masks):
+    with served(masks) as server:
+        port = server.port
+        page = browser.new_context().new_page()
+        begin(page, server)
+    with served(masks, port=port, token="another") as server:
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("x")
+        page.wait_for_selector("#problem:text('Open the address that')")
+        other = page.context.new_page()  # opened there, the first goes on too
+        other.goto(server.address)
+        page.keyboard.press("x")
+        stored(page, 2)
+        page.context.close()
 
 
 POINT = {"points": [[5, 5, 1]]}

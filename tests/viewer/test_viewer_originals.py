@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import io
 import tarfile
+import threading
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from viewer.viewed import build, known_masks, pixels, write_photos
+from viewer.viewed import build, known_masks, pixels, served, write_photos
 
 from data_engine.images.stream import InputFile
-from data_engine.viewer.originals import Missing
+from data_engine.viewer.originals import Missing, Originals
 from data_engine.viewer.run import ViewedRun
 
 
@@ -187,3 +191,34 @@ def test_a_large_jpeg_is_reduced(tmp_path):
     assert small.shape == (240, 320, 3)
     expected = np.asarray(Image.fromarray(picture).resize((320, 240), Image.Resampling.BOX))
     assert np.abs(small.astype(int) - expected).mean() < 3
+
+
+def test_a_store_that_hangs_holds_up_no_other_picture(photos, tmp_path, monkeypatch):
+    build(tmp_path / "out", str(photos), one_mask)
+    run = ViewedRun(str(tmp_path / "out"))
+    ids = [run.image_id(position) for position in range(2)]
+    read, hang, hanging = Originals.read, threading.Event(), threading.Semaphore(0)
+
+    def slow(self, records, number, row, uri, digest):
+        if uri.endswith(ids[0]):
+            hanging.release()
+            hang.wait(20)
+        return read(self, records, number, row, uri, digest)
+
+    monkeypatch.setattr(Originals, "read", slow)
+    with served(tmp_path / "out") as server, ThreadPoolExecutor(16) as pool:
+
+        def picture(image_id):
+            address = f"http://127.0.0.1:{server.port}/api/picture?side=160&id={quote(image_id)}"
+            headers = {"Authorization": f"Bearer {server.token}"}
+            with urllib.request.urlopen(urllib.request.Request(address, None, headers), timeout=10) as answer:
+                return answer.read()
+
+        waiting = [pool.submit(picture, ids[0]) for _ in range(16)]
+        try:
+            for _ in range(16):
+                assert hanging.acquire(timeout=10)
+            assert pixels(picture(ids[1])).ndim == 3
+        finally:
+            hang.set()
+        assert {len(each.result()) for each in waiting} == {len(picture(ids[0]))}

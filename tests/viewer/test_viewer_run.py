@@ -12,8 +12,9 @@ from viewer.viewed import build, known_masks, write_photos
 
 from data_engine.dataset.reader import MaskDataset
 from data_engine.errors import DataEngineError, UsageError
+from data_engine.viewer import run as run_module
 from data_engine.viewer.byte_cache import ByteCache
-from data_engine.viewer.index import SliceIndex
+from data_engine.viewer.index import SliceIndex, open_part
 from data_engine.viewer.order import Query, ordered
 from data_engine.viewer.run import ViewedRun
 
@@ -123,6 +124,45 @@ def test_a_link_to_an_image_reads_only_its_shard(dataset):
     run.find(last)
     own = {record.file for record in run.index.records if record.shard == run.index.records[-1].shard}
     assert set(run.index.known) <= own
+
+
+def test_an_id_that_is_nowhere_is_known_without_reading_masks(dataset):
+    run = ViewedRun(str(dataset))
+    with pytest.raises(KeyError):
+        run.find("no such image")
+    assert run.index.progress[0] == 0
+    ids = MaskDataset(str(dataset)).images(columns=["image_id"])["image_id"].to_pylist()
+    assert run.index.positions(["no such image", *ids[3:5], ids[0]]).tolist() == [0, 3, 4]
+    assert run.index.positions([]).tolist() == []
+
+
+def test_the_next_image_that_is_left_is_found_in_the_slice_that_it_is_in(dataset):
+    run = ViewedRun(str(dataset))
+    whole = listed(ViewedRun(str(dataset)))
+    masked = [i for i, error in enumerate(whole["error"]) if error is None]
+    done = frozenset(whole["id"][i] for i in masked[:-1])
+    assert run.next_left(None, done) == masked[-1]
+    left = [i for i in range(8) if whole["id"][i] not in done]
+    assert set(run.index.known) <= {run.index.records[run.index.locate(i)[0]].file for i in left}
+    assert run.next_left(masked[-1], done) == masked[-1]
+    assert run.next_left(None, done | {whole["id"][masked[-1]]}) is None
+    back = done - {whole["id"][masked[1]]}  # somebody has taken it back
+    assert run.next_left(masked[0], back) == masked[1]
+    assert run.next_left(masked[1], back) == masked[-1]
+    assert run.next_left(masked[-1], back) == masked[1]  # round
+    assert {run.next_left(None, back, who) for who in "abcdefgh"} <= {masked[1], masked[-1]}
+
+
+def test_an_image_that_is_clicked_on_is_read_once(dataset, monkeypatch):
+    run = ViewedRun(str(dataset))
+    image_id = listed(run)["id"][0]
+    opened = []
+    monkeypatch.setattr(run_module, "open_part", lambda root, part: opened.append(part) or open_part(root, part))
+    first = run.image(image_id)
+    assert opened
+    opened.clear()
+    assert run.image(image_id) == first
+    assert opened == []
 
 
 def test_the_masks_of_an_image_are_those_of_the_dataset(dataset):

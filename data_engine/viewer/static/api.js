@@ -14,14 +14,19 @@ async function json(path, options = {}) {
     throw new ApiError("The server is not there any more: start `data-engine view` again.");
   }
   if (answer.ok) return answer.json();
-  const body = await answer.text();
+  throw new ApiError(await reasonOf(answer));
+}
+
+/** Why a request was refused: of JSON its error, else the text, as where the token is one of a viewer that has ended. */
+export async function reasonOf(answer) {
+  const body = await answer.text().catch(() => "");
   let reason = body;
   try {
     reason = JSON.parse(body).error;
   } catch {
     // the text itself is the reason
   }
-  throw new ApiError(reason || `${answer.status} ${answer.statusText}`);
+  return reason || `${answer.status} ${answer.statusText}`;
 }
 
 const query = (values) => new URLSearchParams(Object.entries(values).filter(([, value]) => value !== null && value !== undefined));
@@ -48,5 +53,5 @@ export const pictureAddress = (run, id, side, position = null) => `/api/picture?
 export async function picture(address, signal) {
   const answer = await fetch(address, { signal });
   if (answer.ok) return answer.blob();
-  throw new ApiError((await answer.json().catch(() => ({}))).error ?? answer.statusText);
+  throw new ApiError(await reasonOf(answer));
 }

@@ -1,5 +1,7 @@
 // What the audit page asks of the server. Throws Error with what went wrong and what to do.
 
+import { reasonOf } from "./api.js";
+
 async function json(path, options) {
   let answer;
   try {
@@ -7,9 +9,8 @@ async function json(path, options) {
   } catch {
     throw new Error("The server is not there any more: start `data-engine view` again. What you have answered is stored.");
   }
-  const body = await answer.json().catch(() => ({ error: `${answer.status} ${answer.statusText}` }));
-  if (!answer.ok) throw new Error(body.error);
-  return body;
+  if (answer.ok) return answer.json();
+  throw new Error(await reasonOf(answer));
 }
 
 /** The answer of /api/<path>, with these values in its query. */

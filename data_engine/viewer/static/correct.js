@@ -60,7 +60,7 @@ async function prepare() {
   if (image.status !== "ok") return;
   const slow = setTimeout(() => state.image === image && stage.say(LOOKING), 300);
   try {
-    await posted("/prepare", which());
+    await posted("/prepare", { ...which(), who: state.who });
     if (stage.notice.textContent === LOOKING) stage.say("");
   } catch (error) {
     if (state.image?.image_id === image.image_id) stage.say(`Nothing can be added: ${error.message}`);
@@ -68,8 +68,8 @@ async function prepare() {
   } finally {
     clearTimeout(slow);
   }
-  const next = await asked("/next", { position: image.position, step: 1, left: 1 }).catch(() => ({}));
-  if (next.image && state.image?.image_id === image.image_id) posted("/prepare", next.image).catch(() => {}); // it will say so itself
+  const next = await asked("/next", { ...which(), who: state.who, step: 1, left: 1 }).catch(() => ({}));
+  if (next.image && state.image?.image_id === image.image_id) posted("/prepare", { ...next.image, who: state.who }).catch(() => {}); // it will say so itself
 }
 
 const which = () => ({ id: state.image.image_id, position: state.image.position });
@@ -405,11 +405,9 @@ async function go(step, onlyLeft = false) {
     return;
   }
   try {
-    let { image } = await asked("/next", { position: state.image.position, step, left: Number(onlyLeft) });
-    if (!image && onlyLeft) image = (await asked("", { who: state.who })).first; // those that were passed over
-    const over = onlyLeft && state.image.done >= state.images;
-    if (image && !over) await show(image);
-    else if (over) problem("Every image is done: data-engine apply-corrections makes a dataset of them.");
+    const { image } = await asked("/next", { ...which(), who: state.who, step, left: Number(onlyLeft) });
+    if (image) await show(image);
+    else if (onlyLeft) problem("Every image is done: data-engine apply-corrections makes a dataset of them.");
     else problem(step > 0 ? "This is the last image." : "This is the first image.");
   } catch (error) {
     problem(error.message);

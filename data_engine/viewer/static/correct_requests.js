@@ -1,5 +1,7 @@
 // What the page where masks are corrected asks of the server. Throws Error with what went wrong and what to do.
 
+import { reasonOf } from "./api.js";
+
 async function json(path, options) {
   let answer;
   try {
@@ -8,9 +10,8 @@ async function json(path, options) {
     if (error.name === "AbortError") throw error;
     throw new Error("The server is not there any more: start `data-engine view` again. What you have kept is stored.");
   }
-  const body = await answer.json().catch(() => ({ error: `${answer.status} ${answer.statusText}` }));
-  if (!answer.ok) throw new Error(body.error);
-  return body;
+  if (answer.ok) return answer.json();
+  throw new Error(await reasonOf(answer));
 }
 
 const query = (values) => new URLSearchParams(Object.entries(values).filter(([, value]) => value !== null && value !== undefined));
