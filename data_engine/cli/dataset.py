@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -35,10 +35,14 @@ def status(output: OutputArgument) -> None:
 
 
 @app.command()
-def audit(output: OutputArgument) -> None:
+def audit(
+    output: OutputArgument,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: one a CPU).")] = None,
+) -> None:
     """Prove from the files alone that nothing is lost, doubled or damaged. Exit code 0 only if so."""
     from data_engine.dataset.audit import PlannedCount
     from data_engine.dataset.audit import audit as run_audit
+    from data_engine.dataset.export.pool import cpus
     from data_engine.dataset.reader import MaskDataset
     from data_engine.pipeline.plan import read_plan
 
@@ -55,7 +59,7 @@ def audit(output: OutputArgument) -> None:
             done += record.totals.images
             spinner.update(f"auditing: {done:,} of {len(dataset):,} images")
 
-        report = run_audit(dataset, planned, plan.fingerprint, on_slice)
+        report = run_audit(dataset, planned, plan.fingerprint, on_slice, workers or cpus())
     for finding in report.findings:
         say("✗", "red", finding)
     if report.more_findings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ from data_engine.dataset.committed_files import CommittedFiles, open_committed
 from data_engine.dataset.duckdb_errors import said_by
 from data_engine.dataset.duplicates import (
     DUPLICATES,
+    MASK_DUPLICATES,
     DatasetState,
     DedupVersion,
     newest_version,
@@ -30,6 +32,7 @@ from data_engine.dataset.duplicates import (
 )
 from data_engine.dataset.id_index import IdIndex
 from data_engine.dataset.id_table import table_file
+from data_engine.dataset.left_out import LeftOut
 from data_engine.dataset.manifest import Manifest, read_manifest, read_manifest_commits
 from data_engine.dataset.row_groups import RowGroups
 from data_engine.dataset.schema import IMAGES, MASKS, REJECTS, check_version
@@ -39,6 +42,9 @@ from data_engine.storage import filesystem, is_local, join, read_bytes, read_ran
 if TYPE_CHECKING:
     import duckdb
 
+READERS = 32  # files that are read at a time, where little is read of each: a store takes its time to answer
+
+_SCHEMAS = {"images": IMAGES, "masks": MASKS, "rejects": REJECTS}
 _REMEDY = "put it back from a copy; `data-engine audit` lists all files that are gone or damaged"
 
 
@@ -47,7 +53,7 @@ class DatasetImage:
     """An image and its masks."""
 
     row: dict[str, Any]  # its row of the images table
-    masks: pa.Table  # its rows of the masks table, in order
+    masks: pa.Table  # its rows of the masks table, in order; fewer than the row says where duplicates are left out
 
     @property
     def image_id(self) -> str:
@@ -70,11 +76,12 @@ class MaskDataset:
     for image in dataset: ...
     dataset.masks(columns=["area", "predicted_iou"])          # an Arrow table
     dataset.duckdb().sql("select avg(area) from masks")
-    MaskDataset("masks/", deduplicated=True)                  # without the images that `data-engine dedup` leaves out
+    MaskDataset("masks/", deduplicated=True)                  # without what `data-engine dedup` leaves out
     """
 
     def __init__(self, root: str, deduplicated: bool | str = False) -> None:
-        """deduplicated: leave out the duplicates of that version, or of the newest one (True).
+        """deduplicated: leave out the duplicates of that version, or of the newest one (True): images, and where it was
+        made with --masks, masks that are there twice in their image.
 
         Raises DatasetError when there is no dataset at `root`, or one that this code cannot read; when there is no such
         version of duplicates, when it is of another dataset, or when the newest one is older than the dataset.
@@ -120,7 +127,7 @@ class MaskDataset:
     @cached_property
     def left_out(self) -> frozenset[str]:
         """Ids of the images that the chosen version of duplicates leaves out. About 100 bytes each in memory."""
-        return frozenset(self._left_out_ids.to_pylist())
+        return self._left_out.images if self._left_out is not None else frozenset()
 
     @property
     def duplicates(self) -> pa.Table:
@@ -156,7 +163,7 @@ class MaskDataset:
         while wanted:
             whole = self._ids.whole
             for record, rows in self._ids.find(sorted(wanted)):
-                for image in self._some(record, rows):
+                for image in self.rows_at(record, rows):
                     if image.image_id in wanted:
                         wanted.remove(image.image_id)
                         yield image
@@ -176,7 +183,7 @@ class MaskDataset:
                 if batch is None:
                     raise DatasetError(f"{join(self.root, record.masks.file)} has fewer masks than its images say")
                 ready = pa.concat_tables([ready, batch]) if ready.num_rows else batch  # which may have more columns
-            yield DatasetImage(row, ready.slice(0, wanted))
+            yield self._image(row, ready.slice(0, wanted))
             ready = ready.slice(wanted)
 
     def rows(self, record: CommitRecord, start: int, stop: int) -> Iterator[DatasetImage]:
@@ -184,20 +191,46 @@ class MaskDataset:
 
         Streams the row groups that hold their masks, and reads no others.
         """
-        return self._some(record, range(start, min(stop, record.images.rows)))
+        return self.rows_at(record, range(start, min(stop, record.images.rows)))
 
-    def batches(self, part: Part) -> Iterator[pa.Table]:
+    def rows_at(self, record: CommitRecord, rows: Sequence[int]) -> Iterator[DatasetImage]:
+        """The images of one committed slice at some rows, ascending; left-out ones too.
+
+        Reads the row groups that hold their masks, and no others; holds those of one image at a time.
+        """
+        images = self._read(record.images)
+        ends = np.cumsum(images["n_masks"].to_numpy(), dtype=np.int64)
+        groups: RowGroups | None = None
+        for number, row in zip(rows, images.take(pa.array(rows, pa.int64())).to_pylist(), strict=True):
+            stop = int(ends[number])
+            if not row["n_masks"]:
+                yield DatasetImage(row, MASKS.empty_table())
+                continue
+            groups = groups or self._row_groups(record.masks)
+            if stop > len(groups):
+                raise DatasetError(f"{join(self.root, record.masks.file)} has fewer masks than its images say")
+            with self._readable(record.masks):
+                masks = groups.read(stop - row["n_masks"], stop)
+            yield self._image(row, masks)
+
+    def batches(self, part: Part, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """The rows of a committed file, a row group at a time. Raises DatasetError where it is gone or damaged."""
         file = self._open(part)
         for group in range(file.num_row_groups):  # iter_batches holds what it has read of all of them
             with self._readable(part):
-                rows = file.read_row_group(group).replace_schema_metadata()
+                rows = file.read_row_group(group, columns and list(columns)).replace_schema_metadata()
             yield rows
 
     def image_ids(self, record: CommitRecord) -> list[str]:
         """Ids of the images of one committed slice, in order."""
         ids: list[str] = self._read(record.images, columns=["image_id"])["image_id"].to_pylist()
         return ids
+
+    def images_by_slice(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Columns of the images of every committed slice, in order, left-out ones too. Reads many slices at a time."""
+        names = list(columns)
+        with ThreadPoolExecutor(READERS, thread_name_prefix="images") as pool:
+            yield from pool.map(lambda record: self._read(record.images, names), self.commits)
 
     def images(self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None) -> pa.Table:
         """The images table, or some columns and rows of it."""
@@ -222,19 +255,19 @@ class MaskDataset:
 
     def arrow(self, table: str) -> pad.Dataset:
         """ "images", "masks" or "rejects" as an Arrow dataset over exactly the committed files: scans stream."""
-        schema = {"images": IMAGES, "masks": MASKS, "rejects": REJECTS}[table]
         parts = [getattr(record, table) for record in self.commits]
         paths = [self._path(part) for part in parts if part is not None]
+        schema = _SCHEMAS[table]
         if not paths:
             return pad.dataset(schema.empty_table())
         with self._scannable():
             rows = pad.dataset(paths, schema=schema, format="parquet", filesystem=self._files)
-        if self.dedup is None:
-            return rows
-        return rows.filter(~pc.field("image_id").isin(self._left_out_ids))
+        return rows.filter(self._left_out.kept(table)) if self._left_out is not None else rows
 
     def duckdb(self) -> duckdb.DuckDBPyConnection:
-        """A DuckDB connection with the views `images`, `masks`, `rejects` and `duplicates`: committed files only.
+        """A DuckDB connection with the views `images`, `masks`, `rejects`, `duplicates` and `mask_duplicates`.
+
+        Of committed files only. The last two are of the chosen version of duplicates, else of the newest one.
 
         Raises DatasetError where DuckDB is not installed, and for a file that is gone or that DuckDB cannot read.
         """
@@ -248,12 +281,13 @@ class MaskDataset:
             connection.register_filesystem(self._files)
         parts = {
             "duplicates": [version.duplicates] if version else [],
+            "mask_duplicates": [version.mask_duplicates] if version and version.mask_duplicates else [],
             "images": [record.images for record in self.commits],
             "masks": [record.masks for record in self.commits],
             "rejects": [record.rejects for record in self.commits if record.rejects],
         }
-        schemas = {"duplicates": DUPLICATES, "images": IMAGES, "masks": MASKS, "rejects": REJECTS}
-        for table, schema in schemas.items():
+        of_version = {"duplicates": DUPLICATES, "mask_duplicates": MASK_DUPLICATES}
+        for table, schema in {**of_version, **_SCHEMAS}.items():
             if not parts[table]:
                 connection.from_arrow(schema.empty_table()).create(table)
                 continue
@@ -261,25 +295,24 @@ class MaskDataset:
                 rows = connection.read_parquet([self._duckdb_path(part) for part in parts[table]])
             except duckdb.Error as error:
                 raise self._unreadable(parts[table], error, table) from None
-            if self.dedup is not None and table != "duplicates":
+            if self.dedup is not None and table not in of_version:
                 rows = rows.filter("image_id not in (select image_id from duplicates where not keep)")
+            if self.dedup is not None and self.dedup.mask_duplicates is not None and table == "masks":
+                rows = rows.filter("(image_id, mask_id) not in (select (image_id, mask_id) from mask_duplicates)")
             rows.create_view(table)
         return connection
 
     def _unreadable(self, parts: list[Part], error: Exception, table: str) -> DatasetError:
         """What DuckDB said of one of the files, as an error that says what there is to do."""
         uri = next((join(self.root, part.file) for part in parts if part.file in str(error)), self.root)
-        remedy = "make a new version with `data-engine dedup`" if table == "duplicates" else _REMEDY
+        remedy = "make a new version with `data-engine dedup`" if "duplicates" in table else _REMEDY
         if "No files found" in str(error) or "FileNotFoundError" in str(error):
             return DatasetError(_gone(uri, remedy))
         return DatasetError(f"{uri} cannot be read by DuckDB ({said_by(error)}): {remedy}")
 
     @cached_property
-    def _left_out_ids(self) -> pa.Array:
-        if self.dedup is None:
-            return pa.array([], pa.string())
-        table = read_table(self.root, self.dedup.duplicates, DUPLICATES)
-        return table.filter(pc.invert(table["keep"]))["image_id"].combine_chunks()  # without chunks it has no type
+    def _left_out(self) -> LeftOut | None:
+        return LeftOut(self.root, self.dedup) if self.dedup is not None else None
 
     def _dedup(self, deduplicated: bool | str) -> DedupVersion:
         """The version that is meant. A name is taken at its word; the newest one must know all images."""
@@ -353,22 +386,10 @@ class MaskDataset:
                 raise
             raise DatasetError(f"a committed file is damaged ({error}): {_REMEDY}") from None
 
-    def _some(self, record: CommitRecord, rows: Sequence[int]) -> Iterator[DatasetImage]:
-        """Images of one committed slice; rows: ascending. Holds the row groups of one image's masks at a time."""
-        images = self._read(record.images)
-        ends = np.cumsum(images["n_masks"].to_numpy(), dtype=np.int64)
-        groups: RowGroups | None = None
-        for number, row in zip(rows, images.take(pa.array(rows, pa.int64())).to_pylist(), strict=True):
-            stop = int(ends[number])
-            if not row["n_masks"]:
-                yield DatasetImage(row, MASKS.empty_table())
-                continue
-            groups = groups or self._row_groups(record.masks)
-            if stop > len(groups):
-                raise DatasetError(f"{join(self.root, record.masks.file)} has fewer masks than its images say")
-            with self._readable(record.masks):
-                masks = groups.read(stop - row["n_masks"], stop)
-            yield DatasetImage(row, masks)
+    def _image(self, row: dict[str, Any], masks: pa.Table) -> DatasetImage:
+        if self._left_out is not None:
+            masks = self._left_out.masks_kept(row["image_id"], masks)
+        return DatasetImage(row, masks)
 
     def _row_groups(self, part: Part) -> RowGroups:
         file = self._open(part)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ from rlemasklib import RLEMask
 from data_engine.dataset.commits import CommitRecord
 from data_engine.dataset.duplicates import MASK_DUPLICATES
 from data_engine.dataset.export.job import open_dataset
-from data_engine.dataset.export.pool import in_processes
+from data_engine.dataset.export.pool import in_order
 from data_engine.dataset.reader import DatasetImage, MaskDataset
 from data_engine.masks.suppress import mask_nms
 
@@ -19,24 +20,18 @@ _REMEDY = "use fewer --threads"
 _WORTH_PROCESSES = 1_000_000  # masks: of fewer, starting processes takes longer than comparing
 
 
-def mask_duplicates(dataset: MaskDataset, iou_threshold: float, processes: int) -> Iterator[pa.Table]:
-    """What `find_mask_duplicates` finds in each committed slice, in order."""
-    processes = min(processes, len(dataset.commits))
-    if processes < 2 or dataset.totals.masks < _WORTH_PROCESSES:
-        yield from (find_mask_duplicates(dataset, record, iou_threshold) for record in dataset.commits)
-        return
-    ready: dict[int, pa.Table] = {}
-    tasks = ((dataset.root, number, record, iou_threshold) for number, record in enumerate(dataset.commits))
-    following = 0
-    for (_, number, _, _), table in in_processes(_of_slice, tasks, processes, remedy=_REMEDY):
-        ready[number] = table
-        while following in ready:
-            yield ready.pop(following)
-            following += 1
+def mask_duplicates(
+    dataset: MaskDataset, records: Sequence[CommitRecord], iou_threshold: float, processes: int
+) -> Iterator[pa.Table]:
+    """What `find_mask_duplicates` finds in each of these committed slices, in their order."""
+    if sum(record.totals.masks for record in records) < _WORTH_PROCESSES:
+        processes = 1
+    if processes < 2:  # the dataset is open already
+        return (find_mask_duplicates(dataset, record, iou_threshold) for record in records)
+    return in_order(partial(_of_slice, dataset.root, iou_threshold), records, processes, remedy=_REMEDY)
 
 
-def _of_slice(task: tuple[str, int, CommitRecord, float], _: Callable[[], None]) -> pa.Table:
-    root, _number, record, iou_threshold = task
+def _of_slice(root: str, iou_threshold: float, record: CommitRecord, _: Callable[[], None]) -> pa.Table:
     return find_mask_duplicates(open_dataset(root, False), record, iou_threshold)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,14 +71,14 @@ def find_members(
     return compared, count
 
 
-def mask_duplicates(dataset: MaskDataset, iou_threshold: float) -> Iterator[pa.Table]:
-    """What `find_mask_duplicates` finds, slice by slice in order, each slice a task of the cluster."""
+def mask_duplicates(dataset: MaskDataset, records: Iterable[CommitRecord], iou_threshold: float) -> Iterator[pa.Table]:
+    """What `find_mask_duplicates` finds in each of these slices, in their order, each a task of the cluster."""
     import ray
 
     task = ray.remote(_mask_duplicates)
     ahead = SLICES_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting: deque[Any] = deque()
-    for record in dataset.commits:
+    for record in records:
         waiting.append(task.remote(dataset.root, record, iou_threshold))
         if len(waiting) > ahead:
             yield ray.get(waiting.popleft())
@@ -104,7 +104,8 @@ def _images(dataset: MaskDataset) -> Any:  # a ray.data.Dataset
     store = None
     if not is_local(dataset.root):  # not the dataset's own, which knows all of its files: it is sent with every task
         store = PyFileSystem(FSSpecHandler(filesystem(dataset.root)[0]))
-    read = ray.data.read_parquet(fragments.files, filesystem=store, columns=_COLUMNS)
+    # Not the columns that Ray would make of folders such as status=done in the way to the dataset.
+    read = ray.data.read_parquet(fragments.files, filesystem=store, columns=_COLUMNS, partitioning=None)
     return read.map_batches(_candidates, batch_format="pyarrow").materialize()
 
 

@@ -20,6 +20,7 @@ from data_engine.dataset.reader import MaskDataset
 from data_engine.dedup.clusters import add_duplicates, add_members, counts_of
 from data_engine.dedup.leakage import find_leaks
 from data_engine.dedup.mask_duplicates import mask_duplicates
+from data_engine.dedup.mask_store import MaskStore
 from data_engine.dedup.near import Compared, cluster_hashes
 from data_engine.dedup.scratch import open_scratch, read_images
 from data_engine.dedup.settings import DedupSettings
@@ -104,7 +105,7 @@ def deduplicate(
                 path = folder / "masks.parquet"
                 files["mask_duplicates"] = (
                     path,
-                    _masks(dataset, settings, settings.masks_iou, report, path, on_progress),
+                    _masks(dataset, settings, settings.masks_iou, report, path, not dry_run, on_progress),
                 )
         if not dry_run:
             report.version = _commit(root, report, files, version)
@@ -226,22 +227,43 @@ def _written(connection: duckdb.DuckDBPyConnection, folder: Path, report: DedupR
 
 
 def _masks(
-    dataset: MaskDataset, settings: DedupSettings, iou: float, report: DedupReport, path: Path, on_progress: Report
+    dataset: MaskDataset,
+    settings: DedupSettings,
+    iou: float,
+    report: DedupReport,
+    path: Path,
+    keep: bool,
+    on_progress: Report,
 ) -> int:
-    def batches(tables: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
-        for done, table in enumerate(tables):
+    """Writes the table of the masks that go, and returns its rows. keep: what each slice had, for another run."""
+    store = MaskStore(dataset.root, report.dataset.fingerprint, iou, path.parent)
+    left = [record for record in dataset.commits if record not in store]
+
+    def batches(found: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
+        for done, record in enumerate(dataset.commits):
             on_progress("comparing masks", done, len(dataset.commits))
+            if record in store:
+                table = store.rows(record)
+            else:
+                table = next(found)
+                if keep:
+                    store.add(record, table)
             yield from table.to_batches()
+
+    def write(found: Iterator[pa.Table]) -> int:
+        try:
+            return write_local(path, MASK_DUPLICATES, batches(found), _metadata(report))
+        finally:
+            store.flush()  # also of a run that is interrupted
 
     if settings.engine == "ray":
         from data_engine.dedup import on_ray
         from data_engine.pipeline.ray_connection import connected
 
         with connected(settings.ray_address):
-            rows = write_local(path, MASK_DUPLICATES, batches(on_ray.mask_duplicates(dataset, iou)), _metadata(report))
+            rows = write(on_ray.mask_duplicates(dataset, left, iou))
     else:
-        tables = mask_duplicates(dataset, iou, settings.processes)
-        rows = write_local(path, MASK_DUPLICATES, batches(tables), _metadata(report))
+        rows = write(mask_duplicates(dataset, left, iou, settings.processes))
     report.counts |= {"masks": dataset.totals.masks, "mask_duplicates": rows}
     return rows
 

@@ -65,9 +65,7 @@ def stored_images(
     """
     kept = reject_rows(dataset, record.rejects) if record.rejects else iter(())
     image_id, rows = next(kept, (None, REJECTS.empty_table()))
-    for image in dataset.slice(record):
-        if not keeps_rejects(image.image_id, share):
-            continue
+    for image in _keeping(dataset, record, share):
         if image.image_id == image_id:
             yield _stored(image, rows, settings)
             image_id, rows = next(kept, (None, REJECTS.empty_table()))
@@ -78,6 +76,14 @@ def stored_images(
             f"{join(dataset.root, record.rejects.file if record.rejects else record.file)}: {image_id!r} is not where "
             "the images say; `data-engine audit` shows what is wrong"
         )
+
+
+def _keeping(dataset: MaskDataset, record: CommitRecord, share: float) -> Iterator[DatasetImage]:
+    """The images of a slice that keep their rejects. Of a small share, most masks are not read."""
+    if share == 1:
+        return dataset.slice(record)
+    ids = dataset.image_ids(record)
+    return dataset.rows_at(record, [row for row, image_id in enumerate(ids) if keeps_rejects(image_id, share)])
 
 
 def _stored(image: DatasetImage, rows: pa.Table, settings: MaskSettings) -> StoredImage:

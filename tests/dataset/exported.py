@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import ndimage
 
 from data_engine.dataset.commits import Part
-from data_engine.dataset.duplicates import DUPLICATES, DatasetState, DedupVersion
+from data_engine.dataset.duplicates import DUPLICATES, MASK_DUPLICATES, DatasetState, DedupVersion
 from data_engine.dataset.export.format import Format
 from data_engine.dataset.export.job import ExportJob
 from data_engine.dataset.export.pieces import Span, span_images
@@ -79,24 +79,38 @@ def export(dataset: MaskDataset, destination: object, format: Format, **options:
     return report
 
 
-def leave_out(dataset: MaskDataset, name: str, images: Sequence[str]) -> None:
-    """Writes a version of duplicates that leaves out `images`."""
+def leave_out(dataset: MaskDataset, name: str, images: Sequence[str], masks: Sequence[tuple[str, int]] = ()) -> None:
+    """Writes a version of duplicates that leaves out `images`, and `masks`: image and number, an image's together."""
     rows = [
         {"image_id": image, "cluster_id": 0, "keep": False, "reason": "exact", "distance": 0.0, "of": "a/0-0.jpg"}
         for image in images
     ]
+    part = _put_table(dataset, name, pa.Table.from_pylist(rows, schema=DUPLICATES))
+    gone = [{"image_id": image, "mask_id": mask, "duplicate_of": 0, "iou": 1.0} for image, mask in masks]
+    of_masks = _put_table(dataset, f"{name}-masks", pa.Table.from_pylist(gone, schema=MASK_DUPLICATES))
+    state = DatasetState.of(dataset.plan["fingerprint"], dataset.complete, dataset.commits)
+    version = DedupVersion(
+        version=name,
+        dataset=state,
+        parameters={},
+        counts={},
+        duplicates=part,
+        mask_duplicates=of_masks if masks else None,
+        owner="o",
+        created_at=name,
+    )
+    (Path(dataset.root) / f"_dedup/{name}.json").write_bytes(version.to_json())
+
+
+def _put_table(dataset: MaskDataset, name: str, table: pa.Table) -> Part:
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=DUPLICATES), buffer)
+    pq.write_table(table, buffer)
     data = buffer.getvalue()
     folder = Path(dataset.root) / "_dedup"
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.parquet").write_bytes(data)
-    part = Part(file=f"_dedup/{name}.parquet", size=len(data), sha256=hashlib.sha256(data).hexdigest(), rows=len(rows))
-    state = DatasetState.of(dataset.plan["fingerprint"], dataset.complete, dataset.commits)
-    version = DedupVersion(
-        version=name, dataset=state, parameters={}, counts={}, duplicates=part, owner="o", created_at=name
-    )
-    (folder / f"{name}.json").write_bytes(version.to_json())
+    digest = hashlib.sha256(data).hexdigest()
+    return Part(file=f"_dedup/{name}.parquet", size=len(data), sha256=digest, rows=table.num_rows)
 
 
 def with_masks(dataset: MaskDataset) -> list[DatasetImage]:

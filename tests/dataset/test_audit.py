@@ -61,6 +61,20 @@ def test_a_whole_dataset_passes(root):
     assert (report.shards, report.slices, report.totals.images, report.totals.failed) == (2, 4, 12, 4)
 
 
+def test_processes_find_the_same_in_the_same_order(root, monkeypatch):
+    monkeypatch.setattr("data_engine.dataset.audit._WORTH_PROCESSES", 1)
+    for file in ("masks/" + "a" * 16 + "-1", "images/" + "b" * 16 + "-0"):
+        (root / f"{file}.parquet").write_bytes(b"damaged")
+    reports, orders = [], []
+    for workers in (1, 2):
+        seen = []
+        reports.append(audit(MaskDataset(root), PLANNED, FINGERPRINT, seen.append, workers))
+        orders.append(seen)
+    assert reports[0] == reports[1]
+    assert orders[0] == orders[1] == MaskDataset(root).commits
+    assert ["not the committed file" in finding for finding in reports[0].findings] == [True, True]
+
+
 def test_garbage_of_crashes_is_counted_and_harmless(root):
     (root / "images" / "loser.parquet").write_bytes(b"half a file")
     (root / "masks" / ".x.tmp").write_bytes(b"")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dataset.exported import IMAGES, OnePicture, build_blobs, export, leave_out, with_masks
@@ -27,7 +28,7 @@ from data_engine.dataset.export.pieces import cut, span_images
 from data_engine.dataset.export.sa1b import Sa1b
 from data_engine.dataset.export.webdataset import WebDataset
 from data_engine.dataset.export.yolo import YoloSegmentation
-from data_engine.dataset.reader import MaskDataset
+from data_engine.dataset.reader import DatasetImage, MaskDataset
 from data_engine.errors import UsageError
 
 
@@ -271,6 +272,30 @@ def test_duplicates_are_left_out(dataset, tmp_path):
     assert exported("none", deduplicated=True) == exported("all")
 
 
+def test_masks_that_are_there_twice_are_left_out_and_the_others_keep_their_numbers(dataset, tmp_path):
+    def masks(folder, **options):
+        export(dataset, tmp_path / folder, Coco(images_per_file=3), **options)
+        files = [json.loads(path.read_text()) for path in sorted((tmp_path / folder).glob("instances_*"))]
+        names = {image["id"]: image["file_name"] for file in files for image in file["images"]}
+        return {a["id"]: (names[a["image_id"]], a["segmentation"]["counts"]) for f in files for a in f["annotations"]}
+
+    everything = masks("all")
+    leave_out(dataset, "v1", [], [("a/0-0.jpg", 1), ("a/0-2.jpg", 0), ("a/0-2.jpg", 3), ("b/1-2.jpg", 2)])
+    kept = masks("kept", deduplicated=True)
+    assert len(kept) == len(everything) - 4
+    assert kept.items() < everything.items()
+    first = [number for number, (name, _) in everything.items() if name == "a/0-2.jpg"]
+    assert [number for number in first if number not in kept] == [first[0], first[3]]
+
+
+@pytest.mark.parametrize("format", [Coco(), Sa1b(), WebDataset()], ids=str)
+def test_only_formats_that_name_categories_look_for_labels(dataset, tmp_path, monkeypatch, format):
+    looked = []
+    monkeypatch.setattr("data_engine.dataset.export.job.categories_of", lambda dataset: looked.append(1) or ("object",))
+    export(dataset, tmp_path / "out", format)
+    assert bool(looked) == format.has_categories
+
+
 def test_filters_take_masks_of_at_least_the_thresholds(dataset, tmp_path):
     masks = dataset.masks(columns=["predicted_iou", "stability_score", "area"]).to_pylist()
     for name, column in (("min_iou", "predicted_iou"), ("min_stability", "stability_score"), ("min_area", "area")):
@@ -278,6 +303,17 @@ def test_filters_take_masks_of_at_least_the_thresholds(dataset, tmp_path):
         report = export(dataset, tmp_path / name, Coco(), masks=MaskFilter(**{name: least}))
         assert report.masks == sum(mask[column] >= least for mask in masks)
         assert report.images + report.filtered_out == IMAGES
+
+
+def test_a_score_that_is_the_threshold_passes(dataset, tmp_path):
+    """0.95 in float32, as scores are stored, is less than 0.95 in double."""
+    scores = [0.95, float(np.nextafter(np.float32(0.95), np.float32(0))), 0.88]
+    masks = pa.table(
+        {"stability_score": pa.array(scores, pa.float32()), "predicted_iou": pa.array(scores, pa.float32())}
+    )
+    image = DatasetImage({}, masks)
+    for name in ("min_stability", "min_iou"):
+        assert [len(MaskFilter(**{name: least}).apply(image)) for least in (0.95, 0.88, 0.96)] == [1, 3, 0]
 
 
 def test_numbers_of_images_and_masks_do_not_depend_on_filters(dataset, tmp_path):

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dataset.small_dataset import FINGERPRINT, image_row, mask_columns, write_manifest
+from dataset.small_dataset import FINGERPRINT, HEIGHT, WIDTH, image_row, mask_columns, write_manifest
+from pycocotools import mask as coco
 
+from data_engine.dataset.coco_runs import area_and_box
 from data_engine.dataset.commits import CommitRecord, Part, Totals
 from data_engine.dataset.schema import SCHEMA_VERSION
 from data_engine.dataset.writer import SliceWriter
@@ -62,3 +64,23 @@ def _commit(
     (root / "_commits").mkdir(exist_ok=True)
     (root / record.file).write_bytes(record.to_json())
     return record
+
+
+def columns(masks, predicted_iou, crops=None):
+    """Columns of the masks table for HxW arrays."""
+    rles = [coco.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
+    area, box = area_and_box(rles)
+    template = mask_columns(np.random.default_rng(0), len(masks))
+    return template | {
+        **{name: box[:, i] for i, name in enumerate(("bbox_x", "bbox_y", "bbox_w", "bbox_h"))},
+        "area": area,
+        "predicted_iou": predicted_iou,
+        "counts": [rle["counts"].decode() for rle in rles],
+        **(crops or {}),
+    }
+
+
+def rectangle(x, y, w, h):
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[y : y + h, x : x + w] = True
+    return mask

@@ -47,6 +47,8 @@ def test_rows_equal_those_of_one_machine(small_ray, tmp_path, monkeypatch, thres
     masks = None
     for engine in ("local", "ray"):
         settings = DedupSettings(threshold=threshold, engine=engine, threads=1, masks_iou=0.1)
+        for kept in tmp_path.glob("_dedup/masks-*"):
+            kept.unlink()  # what the other engine found
         report = deduplicate(str(tmp_path), settings, version=engine)
         assert report.counts["compared"] == len(hashes)
         found = read_table(str(tmp_path), report.version.mask_duplicates, MASK_DUPLICATES)
@@ -56,6 +58,19 @@ def test_rows_equal_those_of_one_machine(small_ray, tmp_path, monkeypatch, thres
     tables = [MaskDataset(tmp_path, deduplicated=engine).duplicates for engine in ("local", "ray")]
     assert tables[0].num_rows > 10
     assert tables[0].equals(tables[1])
+
+
+@pytest.mark.parametrize("folder", ["status=done", "n_masks=9"])
+def test_folders_on_the_way_to_the_dataset_are_no_columns(small_ray, tmp_path, folder):
+    root = tmp_path / folder
+    build_pictures(root, [picture("a", 1, n_masks=1), picture("b", 1, n_masks=2), picture("c", 2**40 - 1, n_masks=0)])
+    found = [
+        deduplicate(str(root), DedupSettings(engine=engine, threads=1), version=engine).counts
+        for engine in ("local", "ray")
+    ]
+    assert found[0]["left_out"] == 1
+    assert found[0] == found[1]
+    assert MaskDataset(root, deduplicated="ray").left_out == {"a"}
 
 
 def test_a_dataset_of_nothing(small_ray, tmp_path):

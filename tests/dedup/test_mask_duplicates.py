@@ -3,13 +3,11 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from dataset.small_dataset import HEIGHT, WIDTH, mask_columns
-from dedup.planted_duplicates import build_pictures, picture
+from dataset.small_dataset import HEIGHT, WIDTH
+from dedup.planted_duplicates import build_pictures, columns, picture, rectangle
 from hypothesis import given
 from hypothesis import strategies as st
-from pycocotools import mask as coco
 
-from data_engine.dataset.coco_runs import area_and_box
 from data_engine.dataset.duplicates import MASK_DUPLICATES, read_table
 from data_engine.dataset.reader import DatasetImage, MaskDataset
 from data_engine.dedup.mask_duplicates import duplicates_within, mask_duplicates
@@ -17,26 +15,6 @@ from data_engine.dedup.run import deduplicate
 from data_engine.dedup.settings import DedupSettings
 
 pytest.importorskip("duckdb")
-
-
-def columns(masks, predicted_iou, crops=None):
-    """Columns of the masks table for HxW arrays."""
-    rles = [coco.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
-    area, box = area_and_box(rles)
-    template = mask_columns(np.random.default_rng(0), len(masks))
-    return template | {
-        **{name: box[:, i] for i, name in enumerate(("bbox_x", "bbox_y", "bbox_w", "bbox_h"))},
-        "area": area,
-        "predicted_iou": predicted_iou,
-        "counts": [rle["counts"].decode() for rle in rles],
-        **(crops or {}),
-    }
-
-
-def rectangle(x, y, w, h):
-    mask = np.zeros((HEIGHT, WIDTH), bool)
-    mask[y : y + h, x : x + w] = True
-    return mask
 
 
 def found(root, iou):
@@ -53,9 +31,9 @@ def test_processes_find_the_same_in_the_same_order(tmp_path, monkeypatch):
         slices.append([picture(f"{number}", number, n_masks=6, masks=columns(masks, rng.uniform(0.8, 1, 6)))])
     build_pictures(tmp_path, *slices)
     dataset = MaskDataset(tmp_path)
-    alone = pa.concat_tables(mask_duplicates(dataset, 0.6, 1))
+    alone = pa.concat_tables(mask_duplicates(dataset, dataset.commits, 0.6, 1))
     monkeypatch.setattr("data_engine.dedup.mask_duplicates._WORTH_PROCESSES", 1)
-    tables = list(mask_duplicates(dataset, 0.6, 2))
+    tables = list(mask_duplicates(dataset, dataset.commits, 0.6, 2))
     assert len(tables) == 9
     assert alone.num_rows > 5
     assert pa.concat_tables(tables).equals(alone)

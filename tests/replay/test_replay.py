@@ -205,6 +205,12 @@ def test_images_that_kept_no_rejects_are_left_out(photos: Path, other: str, tmp_
     plan = read_plan(str(tmp_path / "replay"))
     assert plan is not None
     assert [file.image_id for shard in plan.shards for file in shard.shard.files] == kept
+    dataset = MaskDataset(tmp_path / "run")
+    without = [record for record in dataset.commits if not set(dataset.image_ids(record)) & set(kept)]
+    assert without
+    for record in without:
+        (tmp_path / "run" / record.masks.file).unlink()  # there is nothing to read it for
+        assert list(stored_images(dataset, record, config().masks, share)) == []
 
 
 @pytest.mark.parametrize("kind", ["tar", "parquet"])

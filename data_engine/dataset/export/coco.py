@@ -28,6 +28,7 @@ class Coco:
 
     name: ClassVar[str] = "coco"
     needs_originals: ClassVar[bool] = False
+    has_categories: ClassVar[bool] = True
 
     @property
     def images_per_piece(self) -> int:
@@ -52,6 +53,7 @@ class CocoPolygons:
 
     name: ClassVar[str] = "coco-polygons"
     needs_originals: ClassVar[bool] = False
+    has_categories: ClassVar[bool] = True
 
     @property
     def images_per_piece(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_engine.dataset.reader import DatasetImage
@@ -26,5 +27,7 @@ class MaskFilter:
             ("area", self.min_area),
         ):
             if least is not None:
-                masks = masks.filter(pc.greater_equal(masks[column], least))
+                # As double, a score of 0.95 in float32 would be less than 0.95.
+                bound = pa.scalar(least, pa.float32()) if isinstance(least, float) else least
+                masks = masks.filter(pc.greater_equal(masks[column], bound))
         return image if masks is image.masks else DatasetImage(image.row, masks)

@@ -86,6 +86,10 @@ class Format(Protocol):
     def needs_originals(self) -> bool: ...
 
     @property
+    def has_categories(self) -> bool:
+        """Whether it names the categories of the masks. To look for them is a pass over all files of masks."""
+
+    @property
     def images_per_piece(self) -> int: ...
 
     def write(self, images: Iterator[ExportImage], target: PieceTarget, context: Context) -> None:

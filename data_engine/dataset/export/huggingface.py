@@ -44,6 +44,7 @@ class HuggingFace:
 
     name: ClassVar[str] = "huggingface"
     needs_originals: ClassVar[bool] = True
+    has_categories: ClassVar[bool] = True
 
     @property
     def images_per_piece(self) -> int:

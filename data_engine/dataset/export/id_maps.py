@@ -37,6 +37,7 @@ class IdMaps:
 
     name: ClassVar[str] = "png"
     needs_originals: ClassVar[bool] = False
+    has_categories: ClassVar[bool] = True
     images_per_piece: ClassVar[int] = 500
 
     def write(self, images: Iterator[ExportImage], target: PieceTarget, context: Context) -> None:

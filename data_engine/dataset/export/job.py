@@ -53,7 +53,7 @@ class ExportJob:
             dataset,
             parameters,
             len(pieces),
-            lambda: categories_of(MaskDataset(self.root) if version else dataset),  # quicker, and the same for both
+            lambda: self._categories(dataset),
         )
         reports = read_reports(self.destination)
         done = {index for index, report in reports.items() if not report.missing}
@@ -81,6 +81,11 @@ class ExportJob:
             )
         )
         return whole, lines
+
+    def _categories(self, dataset: MaskDataset) -> tuple[str, ...]:
+        if not self.format.has_categories:
+            return ()
+        return categories_of(dataset)
 
     def _parameters(self, version: str | None) -> dict[str, Any]:
         """What decides the content of the export. version: of the duplicates."""
@@ -148,7 +153,7 @@ def _taken(job: ExportJob, piece: Piece, report: ExportReport, count: Callable[[
             else:
                 yield ExportImage(number, first_mask, filtered, data)
             number += 1
-            first_mask += len(image)
+            first_mask += image.row["n_masks"]
 
 
 def _rows(job: ExportJob, dataset: MaskDataset, span: Span) -> Iterator[tuple[DatasetImage, bytes | None]]:

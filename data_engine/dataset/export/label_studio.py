@@ -40,6 +40,7 @@ class LabelStudio:
 
     name: ClassVar[str] = "label-studio"
     needs_originals: ClassVar[bool] = False
+    has_categories: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if "{image_id}" not in self.image_url and "{uri}" not in self.image_url:

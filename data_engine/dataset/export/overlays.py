@@ -25,6 +25,7 @@ class Overlays:
 
     name: ClassVar[str] = "overlays"
     needs_originals: ClassVar[bool] = True
+    has_categories: ClassVar[bool] = False
     images_per_piece: ClassVar[int] = 100
 
     def write(self, images: Iterator[ExportImage], target: PieceTarget, context: Context) -> None:

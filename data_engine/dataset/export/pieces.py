@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from data_engine.dataset.commits import CommitRecord
 from data_engine.dataset.reader import DatasetImage, MaskDataset
+from data_engine.dataset.schema import IMAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +113,9 @@ def exportable_rows(dataset: MaskDataset) -> np.ndarray:
 
 def _rows(dataset: MaskDataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of every row, those left out as duplicates included: how many masks, whether it is ok, whether it is kept."""
-    columns = ["status", "n_masks"]
-    whole = dataset
-    if dataset.dedup is not None:
-        whole = MaskDataset(dataset.root)
-        columns.append("image_id")
-    table = whole.images(columns=columns)
+    columns = ["status", "n_masks", *(["image_id"] if dataset.dedup is not None else [])]
+    none = IMAGES.empty_table().select(columns)
+    table = pa.concat_tables([none, *(rows.replace_schema_metadata() for rows in dataset.images_by_slice(columns))])
     kept = np.ones(table.num_rows, bool)
     if dataset.dedup is not None:
         kept = ~pc.is_in(table["image_id"], pa.array(list(dataset.left_out), pa.string())).to_numpy()

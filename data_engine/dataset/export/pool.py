@@ -6,9 +6,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -59,6 +60,29 @@ def in_processes(
     finally:
         pool.shutdown(wait=not running, cancel_futures=True)
         del pool, counter  # with their semaphores, though a traceback keeps this frame
+
+
+def in_order(
+    work: Callable[[Given, Callable[[], None]], Made], items: Sequence[Given], workers: int, *, remedy: str
+) -> Iterator[Made]:
+    """work(item, count) of each item, in their order; in this process where there is one worker or one item."""
+    workers = min(workers, len(items))
+    if workers < 2:
+        yield from (work(item, lambda: None) for item in items)
+        return
+    ready: dict[int, Made] = {}
+    following = 0
+    for (number, _), made in in_processes(partial(_of_numbered, work), enumerate(items), workers, remedy=remedy):
+        ready[number] = made
+        while following in ready:
+            yield ready.pop(following)
+            following += 1
+
+
+def _of_numbered(
+    work: Callable[[Given, Callable[[], None]], Made], item: tuple[int, Given], count: Callable[[], None]
+) -> Made:
+    return work(item[1], count)
 
 
 def cpus() -> int:

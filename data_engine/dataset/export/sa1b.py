@@ -42,6 +42,7 @@ class Sa1b:
 
     name: ClassVar[str] = "sa1b"
     needs_originals: ClassVar[bool] = True
+    has_categories: ClassVar[bool] = False
 
     @property
     def images_per_piece(self) -> int:

@@ -31,6 +31,7 @@ class WebDataset:
 
     name: ClassVar[str] = "webdataset"
     needs_originals: ClassVar[bool] = True
+    has_categories: ClassVar[bool] = False
 
     @property
     def images_per_piece(self) -> int:

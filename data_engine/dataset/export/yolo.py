@@ -38,6 +38,7 @@ class YoloSegmentation:
     with_images: bool = True
 
     name: ClassVar[str] = "yolo-seg"
+    has_categories: ClassVar[bool] = True
     images_per_piece: ClassVar[int] = 500
 
     @property
