@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,7 +77,28 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(folder):
     assert "4 images" in done.stdout
     assert "points_per_side: 4" in done.stdout
     again = run(folder, "generate", "photos", "masks", "--dry-run", *tiny())
-    assert "would be resumed" in again.stdout
+    assert "complete: nothing is left to do" in again.stdout
+
+
+def test_a_dry_run_that_calibrates_tells_what_comes_out_and_what_room_there_is(folder):
+    done = run(folder, "generate", "photos", "nothing", "--dry-run", "--calibrate", "2", *tiny())
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"output +[\d.]+ \w+, [\d.]+ \wB free there", done.stdout)
+    assert not (folder / "nothing").exists()
+
+
+def test_a_dry_run_on_a_job_that_was_begun_tells_what_a_resumed_one_would_do(folder, tmp_path):
+    """It goes on with its plan, whatever the input has gained since."""
+    photos = write_photos(tmp_path / "photos", 4)
+    job = ("generate", str(photos), str(tmp_path / "masks"), *tiny(), "--set", "output.images_per_commit=2")
+    assert run(folder, *job).returncode == 0
+    (tmp_path / "masks" / "_manifest.json").unlink()
+    max((tmp_path / "masks" / "_commits").iterdir()).unlink()  # as if it had been killed
+    (photos / "new.jpg").write_bytes((photos / "000.jpg").read_bytes())
+    dry = run(folder, *job, "--dry-run")
+    assert "would be resumed after 2 images" in dry.stdout
+    assert "1 shards, 4 images" in dry.stdout
+    assert "the input has 1 entries that are not in this dataset's plan" in dry.stdout
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from data_engine.cli.app import OutputArgument, SetOption, app, err, out, say
 from data_engine.errors import UsageError
-from data_engine.storage import redact
+from data_engine.storage import is_local, local_path, redact
 
 if TYPE_CHECKING:
     from data_engine.config import JobConfig
@@ -72,7 +72,7 @@ def generate(
     if dry_run:
         plan = _dry_run(input, output, settings, limit)
         if calibrate is not None:
-            _calibrate(plan, settings, calibrate, price_per_hour)
+            _calibrate(plan, output, settings, calibrate, price_per_hour)
         out.print("Nothing was written.")
         return
     if settings.model.name == "starter":
@@ -98,33 +98,38 @@ def generate(
 def _dry_run(input_uri: str, output: str, settings: JobConfig, limit: int | None) -> JobPlan:
     from rich.filesize import decimal
 
-    from data_engine.pipeline.plan import make_plan, read_plan
+    from data_engine.pipeline.job import expected_plan
 
-    plan = make_plan(input_uri, settings, limit)
-    stands = read_plan(output)
+    warnings: list[str] = []
+    plan, stands = expected_plan(input_uri, output, settings, limit, warnings.append)
     say("input  ", "bold", plan.input)
     known = f"{plan.images:,} images" if plan.images is not None else "images not counted yet"
     out.print(f"        {len(plan.shards):,} shards, {known}, {decimal(plan.bytes)}")
     for reason, count in plan.skipped.items():
         out.print(f"        {count:,} left out: {reason}")
-    for warning in plan.warnings:
-        out.print(f"        warning: {warning}", soft_wrap=True)
-    if stands is None:
-        state = "new"
-    else:
-        stands.refuse_unless_same(plan, output)
-        state = "holds this job already: it would be resumed"
-    say("output ", "bold", f"{output} ({state})")
+    for warning in warnings:
+        out.print(f"        {redact(warning)}", soft_wrap=True)
+    say("output ", "bold", f"{output} ({_state_of(output) if stands else 'new'})")
     say("model  ", "bold", f"{plan.model_name} (sha256 {plan.model_sha256})")
     out.print("config", style="bold")
     sys.stdout.write(redact(settings.to_yaml()))
     return plan
 
 
-def _calibrate(plan: JobPlan, settings: JobConfig, count: int, price_per_hour: float | None) -> None:
+def _state_of(output: str) -> str:
+    from data_engine.dataset.reader import MaskDataset
+
+    dataset = MaskDataset(output)
+    if dataset.complete:
+        return "holds this job, complete: nothing is left to do"
+    return f"holds this job already: it would be resumed after {dataset.totals.images:,} images"
+
+
+def _calibrate(plan: JobPlan, output: str, settings: JobConfig, count: int, price_per_hour: float | None) -> None:
     from rich.filesize import decimal
 
     from data_engine.pipeline.calibrate import Estimate, calibrate
+    from data_engine.pipeline.commit import free_bytes
     from data_engine.pipeline.progress import duration
 
     with err.status(f"masking {count} images to measure"):
@@ -140,7 +145,8 @@ def _calibrate(plan: JobPlan, settings: JobConfig, count: int, price_per_hour: f
     table.add_row("decode", f"{estimate.decode_cores:.1f} cores keep a device busy")
     table.add_row("images", f"{estimate.images:,}" + ("" if estimate.images_are_counted else " (from their bytes)"))
     table.add_row("masks", f"{estimate.masks:,}")
-    table.add_row("output", decimal(estimate.output_bytes))
+    free = f", {decimal(free_bytes(local_path(output)))} free there" if is_local(output) else ""
+    table.add_row("output", decimal(estimate.output_bytes) + free)
     table.add_row("time", f"{duration(3600 * estimate.hours)} on one device, {estimate.hours:,.2f} device-hours")
     if estimate.cost is not None:
         table.add_row("cost", f"{estimate.cost:,.2f} at {price_per_hour:g} an hour")

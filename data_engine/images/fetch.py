@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
@@ -15,13 +16,14 @@ from data_engine.errors import StorageError, UsageError
 from data_engine.images.hosts import input_filesystem
 from data_engine.images.retry import with_retries
 from data_engine.images.settings import InputSettings
-from data_engine.images.shard import AccessDenied, FileEntry, ImageError, existing_path
+from data_engine.images.shard import AccessDenied, FileEntry, ImageError, Unreachable, existing_path
+from data_engine.retry import passes, response_of
 from data_engine.signed_urls import expires_at
 from data_engine.storage import is_local, local_path, redact, scheme_of, whole_object
 
-_THIS_MACHINE_AT_FAULT = {
-    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL),
-    # What a network mount says whose server is away or was restarted.
+_THIS_MACHINE_AT_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}
+# What a network mount says whose server is away or was restarted. Of a web server it is that server's own fault.
+_MOUNT_AWAY = {
     *(errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ECONNRESET),
 }
 _CREDENTIALS_AT_FAULT = {
@@ -32,6 +34,7 @@ _CREDENTIALS_AT_FAULT = {
     "SignatureDoesNotMatch",
     "TokenRefreshRequired",
 }
+_SLOW_FOR_S, _SLOWEST = 60.0, 1000  # seconds, and bytes a second: less for longer is no image's way to come
 
 
 def fetch(entry: FileEntry, settings: InputSettings) -> bytes:
@@ -45,16 +48,19 @@ def fetch(entry: FileEntry, settings: InputSettings) -> bytes:
         _refuse_expired(entry)
         raise ImageError("unreadable", "not found") from None
     except (UsageError, OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno in _THIS_MACHINE_AT_FAULT:
+        if isinstance(error, OSError) and error.errno in _THIS_MACHINE_AT_FAULT | _MOUNT_AWAY:
             raise StorageError(f"{redact(entry.uri)}: {error.strerror}") from error
         kind = AccessDenied if isinstance(error, PermissionError) else ImageError
         raise kind("unreadable", _one_line(error)) from None
     except StorageError as error:
         _refuse_expired(entry)
-        if _is_the_stores_fault(entry.uri, error.__cause__):
+        cause = error.__cause__
+        if _is_the_stores_fault(entry.uri, cause):
             raise
-        kind = AccessDenied if isinstance(error.__cause__, PermissionError) else ImageError
-        raise kind("unreadable", _one_line(error.__cause__ or error)) from None
+        if cause is not None and response_of(cause)[1] is None and passes(cause):
+            raise Unreachable("unreadable", _one_line(cause)) from cause
+        kind = AccessDenied if isinstance(cause, PermissionError) else ImageError
+        raise kind("unreadable", _one_line(cause or error)) from None
     if entry.size is not None and len(data) != entry.size:
         raise ImageError("unreadable", f"changed since it was listed: {entry.size:,} bytes then, {len(data):,} now")
     if not data:
@@ -122,13 +128,14 @@ def _whole_object(fs: AbstractFileSystem, path: str, size: int | None) -> bytes:
 
 def _start_of_object(fs: AbstractFileSystem, path: str, length: int) -> bytes:
     """Up to `length` bytes. Knows S3's ways."""
+    path, _, version_id = path.partition("?versionId=")  # s3fs passes over it
     try:
-        data: bytes = fs.cat_file(path, start=0, end=length)
+        data: bytes = fs.cat_file(path, start=0, end=length, version_id=version_id or None)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # "InvalidRange": an empty object has none
+        if response_of(error)[1] != 416:  # an empty object has no such range
             raise
         data = b""
-    if not data:
+    if not data and not version_id:
         _refuse_empty_answer(fs, path)
     return data
 
@@ -139,14 +146,27 @@ def _refuse_empty_answer(fs: AbstractFileSystem, path: str) -> None:
         raise ConnectionError(f"an empty answer instead of {size:,} bytes")
 
 
+def answers(address: str, settings: InputSettings) -> bool:
+    """Whether a web server says anything, be it that it will not."""
+    fs, url = input_filesystem(address, settings)
+    try:
+        fs.open(url, "rb", block_size=0, size=1).close()
+    except Exception as error:  # of whatever library
+        return isinstance(error, FileNotFoundError) or response_of(error)[1] is not None
+    return True
+
+
 def _response(fs: AbstractFileSystem, url: str, settings: InputSettings) -> bytes:
     """The body of one request, cut off where it is too long. A web server need not say the length before."""
-    pieces, length = [], 0
+    pieces, length, begun = [], 0, time.monotonic()
     with fs.open(url, "rb", block_size=0, size=1) as body:
         while piece := body.read(1 << 20):
             pieces.append(piece)
             length += len(piece)
             _check_length(length, settings)
+            seconds = time.monotonic() - begun
+            if seconds > _SLOW_FOR_S and length < _SLOWEST * seconds:  # one that drips would keep the job for hours
+                raise ImageError("unreadable", f"its web server is too slow: {length:,} bytes in {seconds:.0f} s")
     return b"".join(pieces)
 
 
@@ -161,12 +181,17 @@ def _is_the_stores_fault(uri: str, cause: BaseException | None) -> bool:
     """Whether every other image would fail too: then the shard must wait for better times, not end as failed rows."""
     if getattr(cause, "errno", None) in _THIS_MACHINE_AT_FAULT:
         return True
-    if scheme_of(uri) in ("file", "http", "https"):
+    if scheme_of(uri) in ("file", "http", "https") or _names_nothing(cause):
         return False
     origin = cause.__cause__ if isinstance(cause, PermissionError) else None
     response = getattr(origin, "response", None)
     code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
     return not isinstance(cause, PermissionError) or code in _CREDENTIALS_AT_FAULT
+
+
+def _names_nothing(cause: BaseException | None) -> bool:
+    """Whether no object can have this name: a manifest may say anything, as s3://bucket or a key of a page's length."""
+    return type(cause).__name__ == "ParamValidationError" or getattr(cause, "errno", None) == errno.ENAMETOOLONG
 
 
 def _one_line(error: BaseException) -> str:

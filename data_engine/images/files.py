@@ -10,15 +10,19 @@ from data_engine.errors import DataEngineError, StorageError
 from data_engine.images.fetch import fetch
 from data_engine.images.manifest import refused
 from data_engine.images.settings import InputSettings
-from data_engine.images.shard import AccessDenied, EncodedImage, FileEntry, ImageError, Shard
-from data_engine.storage import redact
+from data_engine.images.shard import AccessDenied, EncodedImage, FileEntry, ImageError, Shard, Unreachable
+from data_engine.images.web_reach import WebReach
+from data_engine.storage import redact, scheme_of
 
 _DENIED_IN_A_ROW = 20
 _AHEAD_BYTES = 256 << 20  # fetched but not yet asked for, where sizes are known
 
 
-def read_files(shard: Shard, settings: InputSettings, start: int = 0) -> Iterator[EncodedImage]:
-    """The images of a shard of files from number `start` on. Raises StorageError when the store itself fails."""
+def read_files(
+    shard: Shard, settings: InputSettings, start: int = 0, web: WebReach | None = None
+) -> Iterator[EncodedImage]:
+    """The images of a shard of files from number `start` on. Raises StorageError when the store itself fails, or the
+    network, as far as `web` can tell."""
     waiting: deque[tuple[int, FileEntry, Future[bytes | ImageError]]] = deque()
     ahead = 0
     rights = _Rights(settings)
@@ -31,7 +35,7 @@ def read_files(shard: Shard, settings: InputSettings, start: int = 0) -> Iterato
                 if waiting and ahead + size > _AHEAD_BYTES:
                     break
                 entry = shard.files[following]
-                waiting.append((following, entry, pool.submit(_fetch, entry, shard.uri, settings)))
+                waiting.append((following, entry, pool.submit(_fetch, entry, shard.uri, settings, web)))
                 ahead += size
                 following += 1
             index, entry, future = waiting.popleft()
@@ -88,14 +92,25 @@ def _no_rights(entry: FileEntry) -> StorageError:
     )
 
 
-def _fetch(entry: FileEntry, listed_in: str, settings: InputSettings) -> bytes | ImageError:
+def _fetch(
+    entry: FileEntry, listed_in: str, settings: InputSettings, web: WebReach | None = None
+) -> bytes | ImageError:
     if refused(entry, listed_in, settings):
         return ImageError(
             "unreadable",
             "a remote manifest may not name local files; input.allow_local_in_remote_manifests=true permits it",
         )
     try:
-        return fetch(entry, settings)
+        data = fetch(entry, settings)
+        if web is not None and scheme_of(entry.uri) in ("http", "https"):
+            web.answered(entry.location)
+        return data
+    except Unreachable as error:
+        if web is None or not web.is_lost():
+            return error
+        raise StorageError(
+            f"{redact(entry.uri)}: {error.message}; no web server that answered before does so now"
+        ) from error.__cause__
     except ImageError as error:
         return error
     except DataEngineError:

@@ -8,8 +8,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from fsspec import AbstractFileSystem
 
 from data_engine.errors import SourceError
 from data_engine.images.fetch import local_version, version
@@ -22,6 +25,7 @@ from data_engine.storage import filesystem, is_local, local_path, redact, scheme
 
 HIDDEN = "hidden"
 LINKS = "links to folders"
+_S3_PAGE = 1000  # the most that it gives
 
 _Entry = tuple[str, "int | None", "str | None"]  # (path or URI, size, version)
 
@@ -154,6 +158,8 @@ def _remote_match(uri: str, settings: InputSettings) -> list[_Entry] | None:
     depth = None if settings.recursive else 1
 
     def below(folder: str) -> list[dict[str, Any]]:
+        if "s3" in fs.protocol:
+            return [{"name": folder, "type": "directory"}]  # page by page, below
         return list(fs.find(folder, detail=True, maxdepth=depth).values())
 
     def look() -> list[dict[str, Any]] | None:
@@ -178,11 +184,29 @@ def _remote_match(uri: str, settings: InputSettings) -> list[_Entry] | None:
         return None
     if infos is None:
         return None
-    return [
-        (_uri(uri, info["name"]), info.get("size"), version(info))
-        for info in infos
-        if info["type"] == "file" and not info["name"].endswith("/")
-    ]
+    entries: list[_Entry] = []
+    for info in infos:
+        if info["type"] == "directory":
+            entries += _s3_folder(fs, info["name"], settings.recursive)
+        elif info["type"] == "file" and not info["name"].endswith("/"):
+            entries.append((_uri(uri, info["name"]), info.get("size"), version(info)))
+    return entries
+
+
+def _s3_folder(fs: AbstractFileSystem, folder: str, recursive: bool) -> Iterator[_Entry]:
+    """The objects of a folder in S3, of which there may be millions: a page that fails is asked for again, and not all
+    before it, and what s3fs would keep of each is not kept."""
+    bucket, key, _ = fs.split_path(folder)
+    prefix = f"{key.rstrip('/')}/" if key.strip("/") else ""
+    asked = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": _S3_PAGE, **({} if recursive else {"Delimiter": "/"})}
+    while True:
+        page = with_retries(f"s3://{folder}", partial(fs.call_s3, "list_objects_v2", **asked))
+        for found in page.get("Contents", ()):
+            if not found["Key"].endswith("/"):
+                yield f"s3://{bucket}/{found['Key']}", found["Size"], version(found)
+        if not page.get("IsTruncated"):
+            return
+        asked["ContinuationToken"] = page["NextContinuationToken"]
 
 
 def _canonical(uri: str, settings: InputSettings) -> str:

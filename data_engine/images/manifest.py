@@ -74,13 +74,12 @@ def _entries(uri: str, settings: InputSettings) -> Iterator[tuple[str, str]]:
     if lower.endswith(".parquet"):
         yield from _from_parquet(uri, settings)
         return
-    text = _text(uri, settings)
     if lower.endswith((".csv", ".tsv")):
-        yield from _from_table(text, uri, "\t" if lower.endswith(".tsv") else ",", settings)
+        yield from _from_table(_text(uri, settings), uri, "\t" if lower.endswith(".tsv") else ",", settings)
     elif lower.endswith((".jsonl", ".ndjson")):
-        yield from _from_json_lines(text, uri, settings)
+        yield from _from_json_lines(_text(uri, settings), uri, settings)
     else:
-        for line in text.split("\n"):
+        for line in _text(uri, settings).split("\n"):
             line = line.removesuffix("\r")
             if line.strip():
                 yield line, line

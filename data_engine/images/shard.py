@@ -44,6 +44,10 @@ class AccessDenied(ImageError):
     """The store did not let this image be read: the image's own rights, or all of ours, which the reader finds out."""
 
 
+class Unreachable(ImageError):
+    """Its web server said nothing: it may be down, or this machine without a network, which the reader finds out."""
+
+
 class ShardDamaged(SourceError):
     """A shard that ends before its images do, or is not the one that was planned.
 
@@ -176,6 +180,8 @@ class UniqueIds:
 
 def valid_text(name: str) -> str:
     """`name` as valid UTF-8: bytes that were none are written as \\xNN, lone surrogates as \\uNNNN."""
+    if name.isascii():
+        return name  # and no copy: a manifest may have millions
     try:
         return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:

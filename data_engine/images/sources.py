@@ -27,6 +27,7 @@ from data_engine.images.shard import (
     shard_id,
     signed_link,
 )
+from data_engine.images.web_reach import WebReach
 from data_engine.images.webdataset import read_tar
 from data_engine.signed_urls import unsigned
 from data_engine.storage import is_local, local_path, redact, scheme_of
@@ -98,15 +99,17 @@ def read_shard(
     start: int = 0,
     offset: int | None = None,
     seen_ids: Collection[str] = (),
+    web: WebReach | None = None,
 ) -> Generator[EncodedImage, None, None]:
     """The images of a shard from number `start` on, one EncodedImage each, in the same order every time.
 
     `offset` is the `next_offset` of image `start - 1`, and spares reading what lies before it; `seen_ids` are then the
-    ids of the images before it, so that repeated names are numbered as in an undisturbed run.
+    ids of the images before it, so that repeated names are numbered as in an undisturbed run. `web` tells a network
+    that is away from a web server that is: where it is given, the first is a StorageError, and no image's failure.
     Raises ShardDamaged after the last whole image, SourceError, StorageError, FileNotFoundError.
     """
     if shard.kind == "files":
-        yield from read_files(shard, settings, start)
+        yield from read_files(shard, settings, start, web)
         return
     try:
         if shard.kind == "parquet":
@@ -229,7 +232,8 @@ def _manifest_shards(found: Found, settings: InputSettings) -> list[Shard]:
     seen: Counter[str] = Counter()
     for file in manifests:
         entries = read_manifest(file.uri, settings)
-        seen.update(entry.image_id for entry in entries)
+        if len(manifests) > 1:  # in one they are unique, and there may be millions
+            seen.update(entry.image_id for entry in entries)
         shards += _file_shards(unsigned(file.uri), entries, settings)
     repeated = next((name for name, count in seen.items() if count > 1), None)
     if repeated is not None:

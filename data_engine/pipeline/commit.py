@@ -183,7 +183,7 @@ def _local_errors(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            free = _free_bytes(path)
+            free = free_bytes(path)
             raise StorageError(
                 f"{path}: no space left on the device ({free:,} bytes free); free some and run the same command again"
             ) from error
@@ -192,7 +192,8 @@ def _local_errors(path: Path) -> Iterator[None]:
         raise StorageError(f"{path}: {error.strerror or error}") from error
 
 
-def _free_bytes(path: Path) -> int:
+def free_bytes(path: Path) -> int:
+    """On the disk that a path is on, or would be."""
     while not path.exists():
         path = path.parent
     stats = os.statvfs(path)

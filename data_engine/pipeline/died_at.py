@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_engine.pipeline.in_flight import DeadRun, Machine, Position, dead_runs
+from data_engine.pipeline.in_flight import DeadRun, Machine, Position, dead_runs, reading
 from data_engine.pipeline.plan import Remaining
 
 DEATHS = 2  # of processes that crashed or ran out of memory, at one image, which was alone in one of them at least
@@ -34,7 +34,7 @@ class Verdict:
     """By shard, what earlier runs died at that is not committed yet."""
 
     alone: dict[str, frozenset[int]] = field(default_factory=dict)
-    """Images that are to be worked on with no other in flight."""
+    """Images that are to be worked on, or read (`reading`), with no other in flight."""
     left_out: dict[str, dict[int, str]] = field(default_factory=dict)
     """Images that are not to be touched again, and why."""
 
@@ -54,8 +54,9 @@ def verdict(folder: Path | None, todo: Mapping[str, Remaining], machine: Machine
     """
 
     def open_still(position: Position) -> bool:
-        start = todo.get(position[0])
-        return start is not None and position[1] >= start.image
+        shard, number = position
+        start = todo.get(shard)
+        return start is not None and max(number, reading(number)) >= start.image
 
     runs = []
     for run in dead_runs(folder):
@@ -69,7 +70,7 @@ def verdict(folder: Path | None, todo: Mapping[str, Remaining], machine: Machine
     for (shard, number), deaths in _deaths(runs, machine).items():
         if not open_still((shard, number)):
             continue
-        if (reason := _condemned(deaths)) is not None:
+        if (reason := _condemned(deaths, read=number >= 0)) is not None:
             left_out[shard][number] = reason
         else:
             alone[shard].add(number)
@@ -105,11 +106,12 @@ def _how_it_ended(run: DeadRun, machine: Machine) -> tuple[str, bool] | None:
     return "it was killed", False
 
 
-def _condemned(deaths: list[Death]) -> str | None:
+def _condemned(deaths: list[Death], read: bool) -> str | None:
+    """Why an image is left out. Of one that was not `read` yet kills say nothing: it may have been waited for."""
     certain = [death for death in deaths if death.certain]
     if len(certain) >= DEATHS and any(death.alone for death in certain):
         of = certain
-    elif len(deaths) >= KILLS and sum(death.alone for death in deaths) >= KILLS - 1:
+    elif read and len(deaths) >= KILLS and sum(death.alone for death in deaths) >= KILLS - 1:
         of = deaths
     else:
         return None

@@ -26,14 +26,20 @@ from data_engine.storage import is_local, join, local_path
 
 log = logging.getLogger(__name__)
 
-Position = tuple[str, int]  # (shard, number of the image in it)
+Position = tuple[str, int]  # (shard, number of the image in it, or `reading` of that)
 
 _SUFFIX = ".in-flight"
-_LINE = re.compile(rb"([+!-]) ([0-9a-f]{16}) +(\d+)")
+_LINE = re.compile(rb"([+!-]) ([0-9a-f]{16}) +(-?\d+)")
 _BYTES = 32  # of a line: mark, shard, number
 _CRASH = re.compile(rb"^Fatal Python error: (.+)$", re.MULTILINE)
 _TOLD = b"told to stop\n"
 _AMONG_OTHERS, _ALONE, _THROUGH = "+!-"
+
+
+def reading(number: int) -> int:
+    """Stands in a Position for an image that is being read from its tar or Parquet file, and is not there yet. Its own
+    inverse."""
+    return ~number
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,12 @@ from data_engine.pipeline.commit import check_store, delete, new_owner, put, put
 from data_engine.pipeline.events import BatchShrunk, Event, ShardFailed, SliceCommitted
 from data_engine.pipeline.plan import (
     JobPlan,
+    is_of,
     make_plan,
     new_inputs,
     now,
     plan_without_shards,
+    read_job,
     read_plan,
     remaining,
     with_links,
@@ -149,33 +151,56 @@ def _engine(config: JobConfig) -> Callable[[Job, list[CommitRecord]], None]:
     return run_here
 
 
-def _settle_plan(input_uri: str, output: str, config: JobConfig, limit: int | None, progress: Progress) -> JobPlan:
-    """The plan that stands at the output: the one that is there, if it is for the same job, or a new one."""
-    stands = read_plan(output)
-    if stands is None:
+def expected_plan(
+    input_uri: str, output: str, config: JobConfig, limit: int | None, note: Callable[[str], None]
+) -> tuple[JobPlan, bool]:
+    """The plan that a run would carry out, and whether it stands at the output already. Writes nothing.
+
+    note: told what people should know of it.
+    """
+    job = read_job(output)
+    if job is None:
         plan = make_plan(input_uri, config, limit)
-        check_model(config)
-        check_store(output, config.run.single_writer)
         for warning in plan.warnings:
-            progress.note(f"warning: {warning}")
-        return write_plan(output, plan, config.run.single_writer)
+            note(f"warning: {warning}")
+        return plan, False
     try:
         current = make_plan(input_uri, config, limit)
     except SourceError as error:
+        stands = _plan_at(output)
         stands.refuse_unless_same(plan_without_shards(input_uri, config, limit), output)
-        progress.note(f"warning: the input cannot be listed now ({error}); going on with the plan")
-        return stands
+        note(f"warning: the input cannot be listed now ({error}); going on with the plan")
+        return stands, True
+    if is_of(job, current):  # a list of millions of images need not be there twice
+        return current, True
+    stands = _plan_at(output)
     stands.refuse_unless_same(current, output)
     if gained := new_inputs(stands, current):
-        progress.note(
-            f"warning: the input has {gained} entries that are not in this dataset's plan; "
+        note(
+            f"warning: the input has {gained:,} entries that are not in this dataset's plan; "
             "they are left out (mask them into another output)"
         )
+    return with_links(stands, current), True
+
+
+def _plan_at(output: str) -> JobPlan:
+    plan = read_plan(output)
+    assert plan is not None, "it was there a moment ago"
+    return plan
+
+
+def _settle_plan(input_uri: str, output: str, config: JobConfig, limit: int | None, progress: Progress) -> JobPlan:
+    """The plan that stands at the output: the one that is there, if it is for the same job, or a new one."""
+    plan, stands = expected_plan(input_uri, output, config, limit, progress.note)
+    if not stands:
+        check_model(config)
+        check_store(output, config.run.single_writer)
+        return write_plan(output, plan, config.run.single_writer)
     if read_manifest(output) is None:
         check_store(
             output, config.run.single_writer
         )  # the run before may have been told to accept what this one may not
-    return with_links(stands, current)
+    return plan
 
 
 def _committed(output: str, plan: JobPlan, progress: Progress) -> list[CommitRecord]:

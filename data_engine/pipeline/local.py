@@ -41,11 +41,11 @@ def run_here(job: Job, commits: list[CommitRecord]) -> None:
     found = verdict(folder, remaining(job.plan, commits), Machine.now())
     if found.suspects or found.condemned:
         job.progress.note(
-            f"earlier runs ended with their process: {found.condemned:,} images that they all ended at are left out as "
-            f"failed rows, {found.suspects:,} more that were in flight are worked on alone"
+            f"earlier runs ended with their process: {found.condemned:,} images that they all ended at are left out, "
+            f"{found.suspects:,} more that were in flight are worked on alone"
         )
         try_out(generator)
-    with kept_in_flight(folder, job.run_id, config.run.decode_threads + 2) as in_flight:
+    with kept_in_flight(folder, job.run_id, config.run.decode_threads + 3) as in_flight:
 
         def stopping() -> bool:
             asked = job.stopping()

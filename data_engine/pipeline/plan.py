@@ -151,10 +151,10 @@ def input_name(input_uri: str) -> str:
     return str(local_path(input_uri)) if is_local(input_uri) else unsigned(input_uri)
 
 
-def read_plan(root: str) -> JobPlan | None:
-    """The plan of a dataset, or None where there is none. Raises DatasetError for a damaged one.
+def read_job(root: str) -> dict[str, Any] | None:
+    """What the plan of a dataset says without its shards, which may be millions; None where there is none.
 
-    Where the input takes signed links, they are missing: `with_links` puts them in.
+    Raises DatasetError for what is no plan.
     """
     where = join(root, PLAN_FILE)
     try:
@@ -162,8 +162,28 @@ def read_plan(root: str) -> JobPlan | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        job = json.loads(data)
+        job: dict[str, Any] = json.loads(data)
         check_version(job["schema_version"], where)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(f"{where} is damaged ({type(error).__name__}: {error})") from None
+    return job
+
+
+def is_of(job: dict[str, Any], plan: JobPlan) -> bool:
+    """Whether what `read_job` gave belongs to this very plan, to the last shard."""
+    return all(job.get(name) == value for name, value in _without_shards(plan).items())
+
+
+def read_plan(root: str) -> JobPlan | None:
+    """The plan of a dataset, or None where there is none. Raises DatasetError for a damaged one.
+
+    Where the input takes signed links, they are missing: `with_links` puts them in.
+    """
+    where = join(root, PLAN_FILE)
+    job = read_job(root)
+    if job is None:
+        return None
+    try:
         table = read_bytes(join(root, job["shards"]["file"]))
         if hashlib.sha256(table).hexdigest() != job["shards"]["sha256"]:
             raise DatasetError(f"{join(root, job['shards']['file'])} is damaged: its sha256 is not the one in {where}")
@@ -194,11 +214,7 @@ def write_plan(root: str, plan: JobPlan, single_writer: bool = False) -> JobPlan
     put(join(root, file), data)
     job = {
         "schema_version": SCHEMA_VERSION,
-        "fingerprint": plan.fingerprint,
-        "input": plan.input,
-        "limit": plan.limit,
-        "model": {"name": plan.model_name, "sha256": plan.model_sha256},
-        "config": plan.config,
+        **_without_shards(plan),
         "shards": {
             "file": file,
             "sha256": digest,
@@ -219,6 +235,16 @@ def write_plan(root: str, plan: JobPlan, single_writer: bool = False) -> JobPlan
     assert stands is not None, "the plan was there a moment ago"
     stands.refuse_unless_same(plan, root)
     return with_links(stands, plan)
+
+
+def _without_shards(plan: JobPlan) -> dict[str, Any]:
+    return {
+        "fingerprint": plan.fingerprint,
+        "input": plan.input,
+        "limit": plan.limit,
+        "model": {"name": plan.model_name, "sha256": plan.model_sha256},
+        "config": plan.config,
+    }
 
 
 def with_links(plan: JobPlan, current: JobPlan) -> JobPlan:

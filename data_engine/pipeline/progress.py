@@ -85,6 +85,7 @@ class Progress:
         self._stages: Counter[str] = Counter()
         self._from_commits = False
         self._cluster: ClusterState | None = None
+        self._shards = self._shards_done = self._shards_done_now = 0
         self._shards_failed = 0
         self.failures: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = defaultdict(list)
@@ -101,6 +102,8 @@ class Progress:
     def start(self, plan: JobPlan, commits: Sequence[CommitRecord], resumed: bool) -> None:
         self._before = Totals.sum(record.totals for record in commits)
         self._expected = plan.images
+        self._shards = len(plan.shards)
+        self._shards_done = sum(record.final for record in commits)
         count = f"{plan.images:,} images" if plan.images is not None else f"{decimal(plan.bytes)} of images"
         shards = f"{len(plan.shards):,} shards" if len(plan.shards) > 1 else "one shard"
         self.note(f"{count} in {shards} from {plan.input}")
@@ -136,6 +139,8 @@ class Progress:
                     self.examples[event.error_type].append(f"{event.image_id}: {event.error_message}")
         elif isinstance(event, SliceCommitted):
             self._stages.update(event.record.timings)
+            self._shards_done += event.record.final
+            self._shards_done_now += event.record.final
             if self._from_commits:
                 self._images += event.record.totals.images
                 self._masks += event.record.totals.masks
@@ -215,13 +220,17 @@ class Progress:
             parts.append(f"{self._shards_failed:,} shards failed")
         if failed := self._before.failed + sum(self.failures.values()):
             parts.append(f"{failed:,} failed")
+        shards_left, shards_done_now = self._shards - self._shards_done, self._shards_done_now
         if self._cluster is not None:
             parts += self._cluster.parts()
+            shards_left = sum(self._cluster.shards.values()) - self._cluster.shards["done"]
+            shards_done_now = self._cluster.done_now
+        elif self._expected is None and self._shards > 1:
+            parts.append(f"{self._shards_done:,}/{self._shards:,} shards")
         if self._expected is not None and self._images:
             parts.append(f"{duration((self._expected - done) / rate)} to go")
-        elif self._cluster is not None and self._cluster.done_now:
-            left = sum(self._cluster.shards.values()) - self._cluster.shards["done"]
-            parts.append(f"about {duration(left * elapsed / self._cluster.done_now)} to go")
+        elif self._expected is None and shards_done_now:
+            parts.append(f"about {duration(shards_left * elapsed / shards_done_now)} to go")
         return Text(" · ".join(parts))
 
 

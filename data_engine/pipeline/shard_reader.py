@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from queue import Full, Queue
 
 from data_engine.config import JobConfig
@@ -13,7 +13,9 @@ from data_engine.errors import DataEngineError, StorageError
 from data_engine.images.decode import peek_size
 from data_engine.images.shard import EncodedImage, Shard, ShardDamaged
 from data_engine.images.sources import check_unchanged, read_shard
+from data_engine.images.web_reach import WebReach
 from data_engine.pipeline.image_decoders import ImageDecoders
+from data_engine.pipeline.in_flight import InFlight, reading
 from data_engine.pipeline.lost_folder import lost_archive, lost_folder
 from data_engine.pipeline.shard_work import POLL_S, FetchedImage, Given, Item, ShardEnd, ShardWork
 from data_engine.pipeline.stall import Stall
@@ -21,14 +23,25 @@ from data_engine.retry import passes
 from data_engine.storage import redact, scheme_of
 
 _GRACE_S = 2.0
+_READ_AGAIN = "what lies before it is kept; to have it read again, remove the *.in-flight notes of this job"
 
 
 class ShardReader:
     """The reader thread of one run, and the queue that it fills."""
 
-    def __init__(self, work: Iterable[Given], config: JobConfig, decoders: ImageDecoders, stall: Stall) -> None:
-        """work: asked for the next shard in the reader thread. stall: told what is being read."""
+    def __init__(
+        self,
+        work: Iterable[Given],
+        config: JobConfig,
+        decoders: ImageDecoders,
+        stall: Stall,
+        in_flight: InFlight,
+        web: WebReach,
+    ) -> None:
+        """work: asked for the next shard in the reader thread. stall, in_flight: told what is being read."""
         self._settings = config.input
+        self._in_flight = in_flight
+        self._web = web
         self._decoders = decoders
         self._stall = stall
         self._closed = threading.Event()
@@ -77,10 +90,21 @@ class ShardReader:
         where = redact(shard.uri)
         try:
             check_unchanged(shard)
-            images = read_shard(shard, self._settings, start=start.image, offset=start.offset, seen_ids=work.seen_ids)
+            images = read_shard(
+                shard,
+                self._settings,
+                start=start.image,
+                offset=start.offset,
+                seen_ids=work.seen_ids,
+                web=self._web,
+            )
             index, begun = start.image, time.perf_counter()
             while take is None or index < take:
-                with self._stall.of(f"reading image {index:,} of {where}"):
+                if (reason := work.left_out.get(reading(index))) is not None:
+                    images.close()
+                    yield ShardEnd(work, failure=f"{where}: image {index:,} cannot be read: {reason}; {_READ_AGAIN}")
+                    return
+                with self._stall.of(f"reading image {index:,} of {where}"), self._noted(work, index):
                     image = next(images, None)
                 if image is None or self._closed.is_set() or work.left.is_set():
                     break
@@ -114,6 +138,21 @@ class ShardReader:
             away = isinstance(error, StorageError) and passes(error.__cause__) and not _on_the_web(shard)
             yield ShardEnd(work, failure=str(error), away=away)
 
+    @contextmanager
+    def _noted(self, work: ShardWork, index: int) -> Iterator[None]:
+        """Whoever unpacks a tar or a Parquet file may end the process, as decoders may."""
+        shard, position = work.planned.shard, reading(index)
+        if shard.kind == "files":
+            yield
+            return
+        alone = position in work.alone
+        if alone and self._last is not None:
+            self._wait_until(self._last)
+        with self._in_flight.at(shard.id, position, alone):
+            yield
+        if alone:
+            self._in_flight.through(shard.id, position)
+
     def _wait_until(self, done: threading.Event) -> None:
         while not done.wait(POLL_S) and not self._closed.is_set():
             pass
@@ -145,5 +184,6 @@ def _decoded_bytes(image: EncodedImage) -> int:
 
 
 def _on_the_web(shard: Shard) -> bool:
-    """One web server that is down says nothing of others, and may be gone for good. A signed link leads to a store."""
-    return scheme_of(shard.uri) in ("http", "https") and shard.link is None
+    """One web server that is down says nothing of others, and may be gone for good. A signed link leads to a store, and
+    of files it is known that the others do not answer either."""
+    return scheme_of(shard.uri) in ("http", "https") and shard.link is None and shard.kind != "files"

@@ -19,6 +19,7 @@ from typing import Any
 from data_engine.config import JobConfig
 from data_engine.dataset.commits import Totals
 from data_engine.errors import DeviceLost
+from data_engine.images.web_reach import WebReach
 from data_engine.masks.generator import Interrupted, MaskGenerator
 from data_engine.masks.image_masks import ImageMasks
 from data_engine.pipeline.commit import new_owner
@@ -62,6 +63,7 @@ class ShardRunner:
         self._destination = Destination(root, new_owner(), metadata or plan.metadata(), config.run.single_writer)
         self._in_flight = in_flight or InFlight()
         self._reading = Stall()
+        self._web = WebReach(config.input)
         self._items: Queue[Item] = Queue()
         self._points_at_once = generator.points_at_once
 
@@ -78,7 +80,7 @@ class ShardRunner:
         A shard that cannot be read is a ShardFailed event, an image that cannot be masked an ImageDone with an error.
         """
         decoders = ImageDecoders(self._config, self._generator, self._in_flight, self._stopping)
-        reader = ShardReader(work, self._config, decoders, self._reading)
+        reader = ShardReader(work, self._config, decoders, self._reading, self._in_flight, self._web)
         committer = SliceCommitter(self._destination, self._in_flight)
         self._items = reader.items
         reader.start()

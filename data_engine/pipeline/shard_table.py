@@ -55,7 +55,7 @@ def from_parquet(data: bytes) -> Iterator[tuple[Shard, int | None]]:
         shard = Shard(
             **_link(row),
             row_groups=tuple(groups) if groups else None,
-            files=tuple(FileEntry(**_link(file)) for file in files),
+            files=tuple(_file(file) for file in files),
         )
         yield shard, take
 
@@ -92,6 +92,12 @@ def _file_row(file: FileEntry) -> dict[str, Any]:
         "etag": file.etag,
         "signed": file.link is not None,
     }
+
+
+def _file(row: dict[str, Any]) -> FileEntry:
+    if row["image_id"] == row["uri"]:  # of a manifest, as a rule: of millions one string each is enough
+        row["image_id"] = row["uri"]
+    return FileEntry(**_link(row))
 
 
 def _link(row: dict[str, Any]) -> dict[str, Any]:

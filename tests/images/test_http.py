@@ -60,6 +60,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(bytes(1 << 20))
                 self.server.sent += 1 << 20
             return None
+        if mode == "drip":
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            for byte in data:
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.05)
+            return None
         status, headers = 200, {"ETag": f'"{len(data)}{self.server.version}"', "Content-Length": str(len(data))}
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if asked and mode != "norange":
@@ -182,6 +190,14 @@ def test_endless_answers_are_cut_off(server: Server) -> None:
     assert fetch(server, "endless/a.png").startswith("too_large: ")
     assert time.perf_counter() - begun < 5
     assert server.sent < 60 << 20
+
+
+def test_a_server_that_drips_does_not_keep_the_job(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.files = {"a.png": bytes(1000)}  # 50 s
+    monkeypatch.setattr("data_engine.images.fetch._SLOW_FOR_S", 0.5)
+    begun = time.perf_counter()
+    assert fetch(server, "drip/a.png").startswith("unreadable: its web server is too slow: ")
+    assert time.perf_counter() - begun < 10
 
 
 @pytest.mark.parametrize("mode", ["ok", "norange", "cut"])

@@ -37,6 +37,12 @@ def test_text(folder: Path) -> None:
     assert (listing.kind, listing.images, [shard.images for shard in listing.shards]) == ("manifest", 6, [4, 2])
 
 
+def test_a_name_that_is_an_address_takes_memory_once(tmp_path: Path) -> None:
+    (tmp_path / "m.txt").write_text("s3://photos/2024/0001.jpg\n")
+    (shard,) = list_shards(str(tmp_path / "m.txt"), InputSettings()).shards
+    assert shard.files[0].image_id is shard.files[0].uri
+
+
 @pytest.mark.parametrize("column", ["uri", "URL", "file_name", "image_path", "s3_uri"])
 def test_csv(folder: Path, column: str) -> None:
     (folder / "m.csv").write_text(f'id,{column},note\n1,a.png,"x, y"\n2,"sub/c d.png",z\n\n')

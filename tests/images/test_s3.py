@@ -1,5 +1,8 @@
 """Inputs in S3, against a real server."""
 
+import time
+from dataclasses import replace
+
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,6 +43,34 @@ def test_folder(bucket: str) -> None:
     assert list(outcome(read_all(f"{bucket}/in/a.png"))) == ["a.png"]
     assert list(outcome(read_all(f"{bucket}/in/{{sub/b.JPG,a.png}}"))) == ["a.png", "sub/b.JPG"]
     assert list(outcome(read_all(bucket, InputSettings(recursive=False)))) == ["other.png"]
+
+
+def test_a_folder_is_listed_page_by_page_and_one_that_fails_is_asked_for_again(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing of millions takes many minutes: what fails at its end must not begin it anew, or end the job."""
+    names = [f"{folder}{number} é+%20.png" for folder in ("", "sub/", "sub/sub/") for number in range(4)]
+    put(bucket, {f"photos/{name}": png(1) for name in names})
+    monkeypatch.setattr("data_engine.images.listing._S3_PAGE", 2)
+    monkeypatch.setattr(retry, "STORE", Patience(seconds=0.2, first_pause=0.01))
+    fs, _ = filesystem(bucket)
+    real, pages = fs.call_s3, []
+
+    def call(method: str, **asked: object) -> object:
+        pages.append(asked.get("ContinuationToken"))
+        time.sleep(0.1)
+        if len(pages) in (4, 6):
+            raise OSError(16, "SlowDown")
+        return real(method, **asked)
+
+    monkeypatch.setattr(fs, "call_s3", call)
+    (shard,) = list_shards(f"{bucket}/photos", SETTINGS).shards
+    assert [file.image_id for file in shard.files] == sorted(names)
+    assert all(file.size == len(png(1)) and file.etag and '"' not in file.etag for file in shard.files)
+    assert len(pages) == 6 + 2
+    pages.clear()
+    (shard,) = list_shards(f"{bucket}/photos", replace(SETTINGS, recursive=False)).shards
+    assert [file.image_id for file in shard.files] == names[:4]
 
 
 def test_changes_after_the_listing(bucket: str) -> None:
@@ -92,6 +123,44 @@ def test_what_a_manifest_names_may_be_empty_or_too_large_or_gone(bucket: str) ->
     put(bucket, {"m/list.txt": "\n".join(f"{bucket}/{name}.png" for name in names).encode()})
     images = outcome(read_all(f"{bucket}/m/list.txt", InputSettings(max_image_bytes=5000)))
     assert [images[f"{bucket}/{name}.png"] for name in names] == ["empty", bytes(5000), "too_large", "unreadable"]
+
+
+def test_names_that_no_object_can_have_are_failed_images_and_cost_no_other(bucket: str) -> None:
+    put(bucket, {"a.png": png(1)})
+    names = [bucket, "s3:///a.png", "s3://No Bucket!/a.png", f"{bucket}/a.png"]
+    put(bucket, {"m/list.txt": "\n".join(names).encode()})
+    images = outcome(read_all(f"{bucket}/m/list.txt"))
+    assert [images[name] for name in names] == ["unreadable", "unreadable", "unreadable", png(1)]
+
+
+def test_a_manifest_may_name_versions_of_objects(bucket: str) -> None:
+    fs, path = filesystem(bucket)
+    fs.call_s3("put_bucket_versioning", Bucket=path, VersioningConfiguration={"Status": "Enabled"})
+    put(bucket, {"a.png": png(1), "e.png": b""})
+    first = fs.call_s3("head_object", Bucket=path, Key="a.png")["VersionId"]
+    empty = fs.call_s3("head_object", Bucket=path, Key="e.png")["VersionId"]
+    put(bucket, {"a.png": png(2), "e.png": png(3)})
+    names = [f"{bucket}/a.png?versionId={first}", f"{bucket}/a.png", f"{bucket}/e.png?versionId={empty}"]
+    put(bucket, {"m/list.txt": "\n".join(names).encode()})
+    images = outcome(read_all(f"{bucket}/m/list.txt"))
+    assert [images[name] for name in names] == [png(1), png(2), "empty"]
+
+
+def test_what_a_store_refuses_is_told_in_its_own_words(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that says 400 for a range, and not 416, does not speak of an empty object."""
+    from botocore.exceptions import ClientError
+
+    put(bucket, {"a.png": png(1), "m/list.txt": b"../a.png"})
+    (shard,) = list_shards(f"{bucket}/m/list.txt", SETTINGS).shards
+    fs, _ = filesystem(bucket)
+
+    def refuses(path: str, **_: object) -> bytes:
+        said = {"Error": {"Code": "InvalidToken"}, "ResponseMetadata": {"HTTPStatusCode": 400}}
+        raise OSError(22, "The provided token is malformed") from ClientError(said, "GetObject")
+
+    monkeypatch.setattr(fs, "cat_file", refuses)
+    with pytest.raises(StorageError, match="The provided token is malformed"):
+        list(read_shard(shard, SETTINGS))
 
 
 def test_nothing_there(bucket: str) -> None:

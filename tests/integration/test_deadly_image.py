@@ -9,6 +9,8 @@ import sys
 import tarfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from integration.ray_job import SEGFAULT, poisoned
 from pipeline.tiny_job import KEEP_ALL, config_for, picture, rows, save_model, write_photos, write_tar
@@ -37,6 +39,9 @@ rows.decode = buggy
 source, output, *overrides = sys.argv[1:]
 sys.exit(generate(source, output, load_config("reference", overrides)).exit_code)
 """
+# A library for Parquet with a bug: the thread that reads a poisoned picture dies of it before the picture is there.
+BUGGY_READER = BUGGY.replace("from data_engine.pipeline import rows", "from data_engine.images import parquet as rows")
+BUGGY_READER = BUGGY_READER.replace("rows.decode", "rows._image").replace("in data:", "in data.as_py():")
 # A model that cannot be run at all here, as with a broken driver.
 BROKEN = BUGGY.replace(
     "rows.decode = buggy",
@@ -121,6 +126,30 @@ def test_two_runs_at_once_that_both_die_of_it_leave_out_it_alone(tiny_model, tmp
     assert MaskDataset(output).totals.errors == {"worker_died": 1}
     assert MaskDataset(output)["1.tar/00007.jpg"].row["status"] == "failed"
     assert without(rows(output), "1.tar/00007.jpg") == without(rows(tmp_path / "whole"), "1.tar/00007.jpg")
+    assert_whole(output)
+
+
+def test_a_file_that_cannot_be_read_alive_is_given_up_from_there_and_the_others_are_done(tiny_model, tmp_path):
+    for name in "ab":
+        images = [poisoned(picture(n), SEGFAULT) if (name, n) == ("a", 8) else picture(n) for n in range(12)]
+        (tmp_path / "in").mkdir(exist_ok=True)
+        pq.write_table(pa.table({"image": images}), tmp_path / "in" / f"{name}.parquet")
+    source, output = str(tmp_path / "in"), str(tmp_path / "out")
+    settings = ("output.images_per_commit=4", "masks.points_per_side=1")
+    generate(source, str(tmp_path / "whole"), config_for(tiny_model, *settings))
+    for _ in range(2):
+        assert run(BUGGY_READER, source, output, tiny_model, *settings) == -signal.SIGSEGV
+    for _ in range(2):
+        assert run(BUGGY_READER, source, output, tiny_model, *settings) == 1
+    dataset = MaskDataset(output)
+    assert (dataset.totals.images, dataset.totals.failed) == (8 + 12, 0)
+    report = generate(source, output, config_for(tiny_model, *settings))
+    (failed,) = report.failed_shards
+    assert "a.parquet: image 8 cannot be read: 2 runs ended with their process at this image" in failed.message
+    for note in (tmp_path / "out" / "_runs").glob("*.in-flight"):
+        note.unlink()
+    assert generate(source, output, config_for(tiny_model, *settings)).exit_code == 0
+    assert rows(output) == rows(tmp_path / "whole")
     assert_whole(output)
 
 

@@ -41,7 +41,7 @@ def commits(output: Path) -> int:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("wanted", [6, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("wanted", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_many_kills_and_the_same_rows(job, tmp_path, wanted):
     tar, generate_command, overrides = job
     output = tmp_path / "out"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from data_engine.pipeline.died_at import DEATHS, KILLS, Verdict, verdict
-from data_engine.pipeline.in_flight import InFlight, Machine, dead_runs, kept_in_flight, notes_folder
+from data_engine.pipeline.in_flight import InFlight, Machine, dead_runs, kept_in_flight, notes_folder, reading
 from data_engine.pipeline.plan import Remaining
 
 SHARD, OTHER = "0123456789abcdef", "fedcba9876543210"
@@ -105,6 +105,16 @@ def test_who_is_killed_while_the_kernel_kills_for_memory_counts_as_crashed(folde
     assert found(folder, later).left_out == {
         SHARD: {4: "2 runs ended with their process at this image, the last as it was killed when memory ran out"}
     }
+
+
+def test_kills_say_nothing_of_what_was_still_being_read_but_crashes_do(folder: Path) -> None:
+    for number in range(KILLS):
+        run(folder, str(number), "kill", f"{SHARD}:{reading(4)}:alone")
+    assert found(folder) == Verdict({SHARD: frozenset({reading(4)})}, {})
+    for number in range(DEATHS):
+        run(folder, f"9{number}", "crash", f"{SHARD}:{reading(4)}:alone")
+    assert found(folder).left_out[SHARD].keys() == {reading(4)}
+    assert verdict(folder, {SHARD: Remaining(1, 5, None)}, Machine.now()) == Verdict()  # it was read since
 
 
 def test_a_power_cut_is_no_images_fault(folder: Path) -> None:

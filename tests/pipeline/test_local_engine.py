@@ -283,6 +283,18 @@ def test_a_grown_input_is_mentioned_and_left_out(tiny_model, tmp_path, capsys):
     assert len(rows(tmp_path / "out")[0]) == 3
 
 
+def test_a_job_that_goes_on_has_the_list_of_its_images_once(tiny_model, tmp_path, monkeypatch):
+    """Of millions, twice would not fit. The table of the plan is read where the input is not what it was."""
+    photos, read = write_photos(tmp_path / "photos", 3), []
+    generate(str(photos), str(tmp_path / "out"), config_for(tiny_model))
+    monkeypatch.setattr("data_engine.pipeline.job.read_plan", lambda root: read.append(root) or read_plan(root))
+    assert generate(str(photos), str(tmp_path / "out"), config_for(tiny_model)).exit_code == 0
+    assert read == []
+    write_photos(photos, 4)
+    assert generate(str(photos), str(tmp_path / "out"), config_for(tiny_model)).totals.images == 3
+    assert read == [str(tmp_path / "out")]
+
+
 def test_one_image_that_breaks_the_model_fails_alone(tiny_model, tmp_path, monkeypatch):
     photos = write_photos(tmp_path / "photos", 4)
     monkeypatch.setattr(MaskGenerator, "run", raise_at(2, MaskGenerator.run))

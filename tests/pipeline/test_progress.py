@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import io
 import sys
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from data_engine.dataset.commits import Totals
-from data_engine.pipeline.events import ImageDone, ShardFailed
+from data_engine.dataset.commits import CommitRecord, Part, Totals
+from data_engine.images.shard import Shard
+from data_engine.pipeline.events import ImageDone, ShardFailed, SliceCommitted
 from data_engine.pipeline.job import JobReport
-from data_engine.pipeline.plan import JobPlan
+from data_engine.pipeline.plan import JobPlan, PlannedShard
 from data_engine.pipeline.progress import Progress, duration, summary_table
 
 
@@ -58,6 +60,35 @@ def test_an_unknown_number_of_images_has_no_invented_end(seen):
     line = next(line for line in buffer.getvalue().splitlines() if "images/s" in line)
     assert "to go" not in line
     assert line.startswith("1 images")
+
+
+def test_of_tars_the_shards_that_are_done_tell_how_far_it_is(seen):
+    progress, clock, buffer = seen
+    tars = replace(plan(None), shards=tuple(PlannedShard(Shard(id=f"{n:016x}", kind="tar", uri="a")) for n in range(4)))
+    progress.start(tars, [record("0" * 16, final=True), record("1" * 16, final=False)], resumed=True)
+    clock.now = 60
+    progress.event(done(0))
+    progress.event(SliceCommitted(record("1" * 16, final=True)))
+    clock.now = 80
+    progress.event(done(1))
+    lines = [line for line in buffer.getvalue().splitlines() if "images/s" in line]
+    assert [line.split(" · ")[3:] for line in lines] == [["1/4 shards"], ["2/4 shards", "about 2 min 40 s to go"]]
+
+
+def record(shard: str, final: bool) -> CommitRecord:
+    part = Part(file="", size=0, sha256="", rows=0)
+    return CommitRecord(
+        fingerprint="",
+        shard=shard,
+        slice=0,
+        first_image=0,
+        final=final,
+        images=part,
+        masks=part,
+        totals=Totals(),
+        owner="",
+        attempt="",
+    )
 
 
 def test_a_terminal_is_drawn_on_four_times_a_second_however_many_images_are_done(monkeypatch):
