@@ -19,7 +19,8 @@
 set -uo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-python=${PYTHON:-python3}
+python=$(command -v "${PYTHON:-python3}") || { echo "there is no ${PYTHON:-python3}: say which with PYTHON"; exit 1; }
+[[ $python == /* ]] || python=$PWD/$python  # steps run from another folder
 device=${GPU_BENCH_DEVICE:-cuda}
 models=${GPU_BENCH_MODELS:-vit_h vit_b vit_l starter}
 steps=${GPU_BENCH_STEPS:-}

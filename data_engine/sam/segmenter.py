@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_engine.errors import UsageError
+from data_engine.errors import ModelFailure, UsageError
 from data_engine.sam.checkpoints import LoadedCheckpoint, load_checkpoint
 from data_engine.sam.compiled import compile_networks
 from data_engine.sam.cpu_memory import keep_freed_memory
@@ -124,13 +124,11 @@ class SamSegmenter:
         self.logits_size = 4 * model.architecture.grid
         self._encoder_dtype = torch.bfloat16 if precision == "fast" else torch.float32
         self.model.image_encoder.to(self._encoder_dtype)
+        self._set_tf32()
         with torch.inference_mode():
             self._positions = self.model.prompt_encoder.dense_positions()
         if device.type == "cpu":
             keep_freed_memory()
-        elif device.type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = precision == "fast"
-            torch.backends.cudnn.allow_tf32 = precision == "fast"
 
     @property
     def prompts_per_chunk(self) -> int:
@@ -160,6 +158,7 @@ class SamSegmenter:
 
     @torch.inference_mode()
     def encode(self, views: list[View]) -> Embeddings:
+        self._set_tf32()
         # In batches of views_per_batch whatever is given: a view's last bits depend on how many there are.
         features = []
         for start in range(0, len(views), self.views_per_batch):
@@ -181,6 +180,7 @@ class SamSegmenter:
         masks: Tensor | None = None,
         multimask: bool = True,
     ) -> Decoded:
+        self._set_tf32()
         decoder = self.model.mask_decoder
         tokens, dense = self.model.prompt_encoder(
             *(None if prompt is None else prompt.to(self.device) for prompt in (points, labels, boxes, masks))
@@ -194,6 +194,7 @@ class SamSegmenter:
             prompts = wanted.any(1).nonzero()[:, 0]
             if not len(prompts):
                 return decoded.iou.new_zeros(0, self.logits_size, self.logits_size)
+            self._set_tf32()
             # On a CPU one by one, which needs no copy of the prompts' images.
             some = [slice(i, i + 1) for i in prompts.tolist()] if self.device.type == "cpu" else [prompts]
             pieces = []
@@ -204,6 +205,12 @@ class SamSegmenter:
             return torch.cat(pieces)
 
         return Decoded(decoded.iou[:, outputs], logits)
+
+    def _set_tf32(self) -> None:
+        """Before every use: it is a setting of the process, and another model in it may want it otherwise."""
+        if self.device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = self.precision == "fast"
+            torch.backends.cudnn.allow_tf32 = self.precision == "fast"
 
 
 def load_segmenter(
@@ -222,7 +229,7 @@ def load_segmenter(
     expected_sha256: what the weights must be; others are refused.
     compiled: through torch.compile, which takes minutes at first and is faster then (see `compiled.py`).
     Raises CheckpointError for weights that are missing, not a usable SAM or not the expected ones, UsageError for an
-    unknown device or precision.
+    unknown device or precision, ModelFailure for a device that does not take the model, as one without free memory.
     """
     if precision not in ("reference", "fast"):
         raise UsageError(f"unknown precision {precision!r}: use 'reference' or 'fast'")
@@ -233,7 +240,16 @@ def load_segmenter(
     model.load_state_dict(checkpoint.state)
     if compiled:
         compile_networks(model)
-    return SamSegmenter(model, target, precision, replace(checkpoint, state={}))  # one copy of the weights is enough
+    checkpoint = replace(checkpoint, state={})  # one copy of the weights is enough
+    try:
+        return SamSegmenter(model, target, precision, checkpoint)
+    except RuntimeError as error:
+        if target.type == "cpu":
+            raise
+        raise ModelFailure(
+            f"{target} does not take {checkpoint.name} ({(str(error).splitlines() or [type(error).__name__])[0]}): "
+            "end what else uses it (nvidia-smi lists that), or choose another --device"
+        ) from error
 
 
 def choose_device(device: str) -> torch.device:

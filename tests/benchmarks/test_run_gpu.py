@@ -28,7 +28,7 @@ PathFinder.find_spec = find_spec
 
 def dry_run(tmp_path: Path, *hidden: str) -> subprocess.CompletedProcess[str]:
     (tmp_path / "sitecustomize.py").write_text(HIDING.format(hidden=hidden))
-    made = {"PYTHON": sys.executable, "PYTHONPATH": str(tmp_path), "OUT": str(tmp_path)}
+    made = {"PYTHON": os.path.relpath(sys.executable, ROOT), "PYTHONPATH": str(tmp_path), "OUT": str(tmp_path)}
     made |= {"GPU_BENCH_DEVICE": "cpu", "GPU_BENCH_SIZE": "96x64"}
     command = ["bash", "benchmarks/run_gpu.sh", "--dry-run"]
     return subprocess.run(command, check=False, cwd=ROOT, env={**os.environ, **made}, capture_output=True, text=True)
@@ -47,6 +47,7 @@ def test_without_what_can_be_spared(tmp_path: Path) -> None:
     assert "tests/masks/test_mask_settings.py, which needs pycocotools, pydantic" in done.stderr
     (compared,) = (line for line in done.stdout.splitlines() if "gpu_vit_b_reference.json" in line)
     assert "--against transformers " in compared
+    assert f" {ROOT / os.path.relpath(sys.executable, ROOT)} -m data_engine.bench photos " in compared
 
 
 def test_without_what_it_needs(tmp_path: Path) -> None:

@@ -205,7 +205,8 @@ def test_what_transformers_saved_comes_back_to_it(tmp_path):
     assert_same(from_pretrained(tmp_path / "back").state_dict(), model.state_dict())
     theirs, ours = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("theirs", "back"))
     for part in ("vision_config", "prompt_encoder_config", "mask_decoder_config"):
-        assert ours[part].items() <= theirs[part].items()
+        named = {"model_type": theirs[part]["model_type"]}  # empty in some of transformers' releases
+        assert {**ours[part], **named}.items() <= theirs[part].items()
 
 
 def test_two_matrices_under_the_two_names_of_one(tmp_path):

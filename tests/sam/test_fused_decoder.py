@@ -225,3 +225,36 @@ def test_which_images_they_suit(monkeypatch: pytest.MonkeyPatch, change: dict[st
     assert fused_decoder.suits(image) == suits
     torch.backends.cuda.matmul.allow_tf32 = False  # precision: reference
     assert not fused_decoder.suits(image)
+
+
+@pytest.mark.usefixtures("tf32_as_it_was")
+def test_autocast_goes_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside of it projections come in bfloat16: beside an image in float32 no kernel would compile."""
+    monkeypatch.setattr(fused_decoder, "_work", lambda *_: True)
+    image: Any = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32, shape=(9, 256))
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.set_autocast_enabled("cuda", True)
+    try:
+        assert not fused_decoder.suits(image)
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+    assert fused_decoder.suits(image)
+
+
+@needs_gpu
+@pytest.mark.usefixtures("tf32_as_it_was")
+@torch.inference_mode()
+def test_a_decoder_answers_inside_of_autocast() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = True
+    sizes = {"embed_dim": 16, "depth": 1, "num_heads": 1, "mlp_dim": 16, "global_blocks": ()}
+    decoder = Sam(SamArchitecture(image_size=256, dim=128, **sizes)).mask_decoder.to("cuda")
+    image, positions, tokens = (torch.randn(*shape, device="cuda") for shape in ((256, 128), (256, 128), (3, 2, 128)))
+
+    def answer() -> torch.Tensor:
+        decoded = decoder.read(image, positions, tokens)
+        return decoder.mask_logits(decoded.image, decoder.mask_weights(decoded)).float()
+
+    plain = answer()
+    with torch.autocast("cuda", torch.bfloat16):
+        inside = answer()
+    assert (inside - plain).abs().max() < 0.1 * plain.abs().max()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from parity.small_sam import SMALL, both, random_sam, small_segmenter
 
-from data_engine.errors import UsageError
+from data_engine.errors import ModelFailure, UsageError
 from data_engine.sam.predictor import SamPredictor
 from data_engine.sam.segmenter import SamSegmenter, choose_device, load_segmenter
 
@@ -128,6 +130,40 @@ def test_fast_precision_changes_masks_little():
     assert overlap[masks.sum((-1, -2)) > 100].mean() > 0.97
 
 
+@pytest.fixture
+def tf32_as_it_was():
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("tf32_as_it_was")
+def test_two_precisions_in_one_process(monkeypatch):
+    """What CUDA rounds to TF32 is a setting of the process. Each model computes as it was asked to all the same."""
+    set_tf32 = SamSegmenter._set_tf32
+
+    def as_on_a_gpu(self):
+        set_tf32(SimpleNamespace(device=torch.device("cuda"), precision=self.precision))
+
+    monkeypatch.setattr(SamSegmenter, "_set_tf32", as_on_a_gpu)
+    segmenters = {name: SamSegmenter(both()[0], torch.device("cpu"), name) for name in ("reference", "fast")}
+    seen = {name: [] for name in segmenters}
+    for name, segmenter in segmenters.items():
+
+        def note(*_, name=name):
+            seen[name].append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+
+        decoder = segmenter.model.mask_decoder
+        for part in (segmenter.model.image_encoder, decoder.transformer, decoder.output_hypernetworks_mlps[1]):
+            part.register_forward_pre_hook(note)
+    encoded = {name: each.encode([each.prepare(picture())]) for name, each in segmenters.items()}
+    decoded = [each.decode(encoded[name], 0, **points(1)) for name, each in segmenters.items()]
+    for each in decoded:
+        everything(each)
+    assert {name: set(each) for name, each in seen.items()} == {"reference": {(False, False)}, "fast": {(True, True)}}
+    assert min(map(len, seen.values())) >= 3
+
+
 def test_prompts_per_chunk_is_at_least_one(segmenter):
     assert segmenter.prompts_per_chunk >= 1
 
@@ -167,6 +203,19 @@ def test_devices(monkeypatch):
 def test_unknown_precision(checkpoint_file):
     with pytest.raises(UsageError, match="reference"):
         load_segmenter(checkpoint_file, precision="double")
+
+
+def test_a_gpu_that_others_have_filled(checkpoint_file, monkeypatch):
+    def to(self, *_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nSee the documentation")
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    monkeypatch.setattr("data_engine.sam.segmenter.choose_device", torch.device)
+    with pytest.raises(ModelFailure, match=r"^cuda:1 does not take .*MiB\.\): .*nvidia-smi") as caught:
+        load_segmenter(checkpoint_file, "cuda:1")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(torch.OutOfMemoryError):  # a CPU's is another matter
+        load_segmenter(checkpoint_file, "cpu")
 
 
 class TestPredictorUse:
