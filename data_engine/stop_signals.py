@@ -33,24 +33,38 @@ class StopSignals:
         finally:
             self._gently = False
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within gentle work: what takes long and may end anywhere. Raises KeyboardInterrupt if it is to end."""
+        self._gently = False
+        try:
+            if self.asked():
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._gently = True
+
     def on_signal(self, number: int, _: FrameType | None) -> None:
-        if number == signal.SIGHUP and self.asked():
+        again = self.asked()
+        if number == signal.SIGHUP and again:
             return
-        if self.asked() or not self._gently:
-            raise KeyboardInterrupt
         self._event.set()
+        if again or not self._gently:
+            raise KeyboardInterrupt
         self._note(f"{signal.Signals(number).name}: stopping; once more to stop at once")
 
 
 @contextmanager
 def stop_signals(note: Callable[[str], None]) -> Iterator[StopSignals]:
-    """Listens to the signals until the end of the block. note: says to people that one was heard."""
+    """Listens to the signals until the end of the block, in place of one that does so around it. note: says to people
+    that one was heard."""
     stop = StopSignals(note)
     if threading.current_thread() is not threading.main_thread():  # only that one can listen to signals
         yield stop
         return
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
+    hung_up = signal.getsignal(signal.SIGHUP)
+    if hung_up == signal.SIG_DFL or isinstance(getattr(hung_up, "__self__", None), StopSignals):  # not under nohup
         numbers.append(signal.SIGHUP)
     previous = {number: signal.signal(number, stop.on_signal) for number in numbers}
     try:

@@ -37,6 +37,20 @@ def test_outside_of_gentle_work_the_first_ends(number: int) -> None:
             send(number)
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_within_gentle_work_there_is_what_ends_at_once(number: int) -> None:
+    notes: list[str] = []
+    with stop_signals(notes.append) as stop, stop.gently():
+        with stop.at_once():
+            pass
+        with pytest.raises(KeyboardInterrupt), stop.at_once():
+            send(number)
+        assert stop.asked()
+        with pytest.raises(KeyboardInterrupt), stop.at_once():
+            pytest.fail("it was asked to end before")
+        assert not notes
+
+
 def test_a_terminal_that_closes_says_it_twice() -> None:
     with stop_signals(lambda _: None) as stop, stop.gently():
         send(signal.SIGHUP)
@@ -53,6 +67,15 @@ def test_handlers_are_given_back_and_nohup_is_respected() -> None:
         assert [signal.getsignal(number) for number in SIGNALS] == before
     finally:
         signal.signal(signal.SIGHUP, previous)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_of_two_the_inner_one_listens(number: int) -> None:
+    notes: list[str] = []
+    with stop_signals(pytest.fail) as outer:
+        with stop_signals(notes.append) as stop, stop.gently():
+            send(number)
+        assert (stop.asked(), outer.asked(), len(notes)) == (True, False, 1)
 
 
 def test_threads_cannot_listen_and_work_all_the_same() -> None:

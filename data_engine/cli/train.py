@@ -88,11 +88,12 @@ def _show(settings: TrainingSettings, sources: dict[str, Any]) -> None:
 
 def _print_result(output: str, weights: str) -> None:
     from data_engine.storage import filesystem, join, read_bytes
+    from data_engine.train.supervised.card import first_and_last
     from data_engine.train.supervised.log_files import VALIDATIONS, parse_lines
 
     validations = parse_lines(read_bytes(join(output, VALIDATIONS)).decode())
     if validations:
-        out.print(_table(validations[0], validations[-1]))
+        out.print(_table(*first_and_last(validations)))
     fs, path = filesystem(weights)
     out.print(f"{redact(weights)}: {fs.size(path):,} bytes", soft_wrap=True)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+import logging
+from collections import Counter, defaultdict
 from collections.abc import Hashable
 from functools import partial
 from typing import Any
@@ -19,6 +20,8 @@ from data_engine.evaluation.photographs import Photographs
 from data_engine.masks import rle
 from data_engine.storage import redact
 
+logger = logging.getLogger(__name__)
+
 
 def coco_truth(images: str, file: str) -> GroundTruth:
     """The images of a COCO file that are in the folder and have at least one object, by id.
@@ -29,6 +32,7 @@ def coco_truth(images: str, file: str) -> GroundTruth:
     rows: list[tuple[Hashable, str, int, int]] = []  # id, file_name, height, width
     texts: dict[Hashable, list[str]] = defaultdict(list)  # by image
     with_objects: set[Hashable] = set()
+    found: Counter[str] = Counter()
     name = redact(file)
 
     def take_image(row: dict[str, Any], _: str) -> None:
@@ -44,11 +48,18 @@ def coco_truth(images: str, file: str) -> GroundTruth:
             raise SourceError(
                 f"{name}: annotation {row.get('id')!r} is of image {row['image_id']!r}, which is no id"
             ) from None
+        if not _is_outlined(row):
+            found["bare"] += 1
+            return
         texts[image].append(text)
-        if not row.get("iscrowd"):
+        if row.get("iscrowd"):
+            found["crowds"] += 1
+        else:
+            found["objects"] += 1
             with_objects.add(image)
 
     read_rows(file, {"images": take_image, "annotations": take_annotation})
+    _say_what_is_left_out(name, found)
     rows = [row for row in rows if row[0] in with_objects]
     photographs = Photographs(images, recursive=any("/" in row[1] for row in rows))
     entries, missing = [], 0
@@ -69,6 +80,36 @@ def _hashable(value: Any) -> Hashable:
     return value
 
 
+def _is_outlined(row: dict[str, Any]) -> bool:
+    """False where there is a box alone, or nothing but polygons of one or two points: many tools write both."""
+    outline = row.get("segmentation")
+    if isinstance(outline, list):
+        return any(map(_is_polygon, outline))
+    return bool(outline)
+
+
+def _is_polygon(points: Any) -> bool:
+    return isinstance(points, list) and len(points) >= 6
+
+
+def _say_what_is_left_out(name: str, found: Counter[str]) -> None:
+    """Raises SourceError where no annotation is an object."""
+    total = found.total()
+    if total and not found["objects"]:
+        raise SourceError(
+            f"{name}: none of its {total:,} annotations outlines an object: {found['bare']:,} have no outline "
+            f"(segmentation), {found['crowds']:,} are crowds (iscrowd: some tools set it for every run length; set it "
+            "to 0 where there is one object)"
+        )
+    if found["bare"]:
+        logger.warning(
+            "%s: %s of its %s annotations have no outline (a box alone, or fewer than three points): left out",
+            name,
+            f"{found['bare']:,}",
+            f"{total:,}",
+        )
+
+
 def _outlines(file: str, annotations: str, height: int, width: int) -> Outlines:
     """annotations: JSON objects with commas between them."""
     found = Outlines([], [])
@@ -84,9 +125,10 @@ def _runs(file: str, annotation: dict[str, Any], height: int, width: int) -> RLE
     where = f"{file}: annotation {annotation.get('id')!r}"
     try:
         if isinstance(outline, list):
-            if not outline or not all(len(polygon) >= 6 and np.isfinite(polygon).all() for polygon in outline):
-                raise ValueError("a polygon has three or more points")
-            merged = coco.merge(coco.frPyObjects(outline, height, width))
+            polygons = [polygon for polygon in outline if _is_polygon(polygon)]
+            if not all(np.isfinite(polygon).all() for polygon in polygons):
+                raise ValueError("a point of a polygon is no number")
+            merged = coco.merge(coco.frPyObjects(polygons, height, width))
             return rle.from_counts_string(merged["counts"].decode("ascii"), height, width)
         size, counts = [int(side) for side in outline["size"]], outline["counts"]  # type: ignore[index]
         if size != [height, width]:

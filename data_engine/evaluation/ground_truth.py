@@ -63,23 +63,39 @@ class GroundTruth:
     left_out: int = 0
     """Images that were asked not to be measured."""
 
-    def images(self, limit: int | None = None) -> Iterator[AnnotatedImage]:
-        """The first `limit` images, of which some are read ahead.
+    def read(self, limit: int | None = None) -> Iterator[AnnotatedImage | SourceError]:
+        """The first `limit` images, of which some are read ahead; in place of one that cannot be measured on, why.
 
-        Raises SourceError for one that cannot be read or does not fit its masks, StorageError where a store fails.
+        Raises StorageError where a store fails, DatasetError where a dataset is damaged.
         """
         entries = self.entries[:limit]
         with closing(prefetched(entries, _pixels, _READERS)) as read:
             for entry, pixels in zip(entries, read, strict=True):
-                outlines = entry.outlines()
-                for runs in (*outlines.masks, *outlines.crowds):
-                    if tuple(runs.shape) != pixels.shape[:2]:
-                        (h, w), (height, width) = runs.shape, pixels.shape[:2]
-                        raise SourceError(
-                            f"{redact(entry.picture.uri)} is {width}x{height} pixels, its masks in {self.source} are "
-                            f"{w}x{h}: use the image that was annotated (a resized or EXIF-rotated one does not fit)"
-                        )
-                yield AnnotatedImage(entry.image_id, pixels, outlines.masks, outlines.crowds)
+                if isinstance(pixels, SourceError):
+                    yield pixels
+                    continue
+                try:
+                    yield self._annotated(entry, pixels)
+                except SourceError as error:
+                    yield error
+
+    def images(self, limit: int | None = None) -> Iterator[AnnotatedImage]:
+        """As `read`. Raises SourceError for an image that cannot be measured on."""
+        for found in self.read(limit):
+            if isinstance(found, SourceError):
+                raise found
+            yield found
+
+    def _annotated(self, entry: Entry, pixels: np.ndarray) -> AnnotatedImage:
+        outlines = entry.outlines()
+        for runs in (*outlines.masks, *outlines.crowds):
+            if tuple(runs.shape) != pixels.shape[:2]:
+                (h, w), (height, width) = runs.shape, pixels.shape[:2]
+                raise SourceError(
+                    f"{redact(entry.picture.uri)} is {width}x{height} pixels, its masks in {self.source} are "
+                    f"{w}x{h}: use the image that was annotated (a resized or EXIF-rotated one does not fit)"
+                )
+        return AnnotatedImage(entry.image_id, pixels, outlines.masks, outlines.crowds)
 
     def leave_out(self, folder: str | Path) -> GroundTruth:
         """Without the images that a folder has too, by file name; "coco-1.jpg" there leaves out "1.jpg"."""
@@ -93,11 +109,11 @@ class GroundTruth:
         return replace(self, entries=kept, left_out=len(self.entries) - len(kept))
 
 
-def _pixels(entry: Entry) -> np.ndarray:
+def _pixels(entry: Entry) -> np.ndarray | SourceError:
     name = redact(entry.picture.uri)
     try:
         return pixels_of(entry.picture)
     except ImageError as error:
         if error.type == "unreadable":
-            raise SourceError(f"{name} cannot be read: {error}; put it back, or check its permissions") from None
-        raise SourceError(f"{name} is no picture that can be measured on: {error}; replace or remove it") from None
+            return SourceError(f"{name} cannot be read: {error}; put it back, or check its permissions")
+        return SourceError(f"{name} is no picture that can be measured on: {error}; replace or remove it")

@@ -50,6 +50,7 @@ def as_json(
             "kind": truth.kind,
             "images_without_counterpart": truth.without,
             "images_left_out": truth.left_out,
+            "images_passed_over": measured.passed_over,
         },
         "counts": _counts(measured),
         "settings": asdict(settings),
@@ -86,6 +87,9 @@ def as_table(result: dict[str, Any]) -> Table:
 def remarks(result: dict[str, Any]) -> list[str]:
     """What is no mean IoU by size, a line each."""
     lines = []
+    passed_over = result["data"]["images_passed_over"]
+    if passed_over:
+        lines.append(f"Not in these figures: {len(passed_over):,} images that cannot be used, such as {passed_over[0]}")
     found = result["calibration"]
     if found:
         rank = "none" if found["spearman"] is None else f"{found['spearman']:.2f}"

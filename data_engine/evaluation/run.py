@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import zlib
 from collections import defaultdict
@@ -25,6 +26,11 @@ from data_engine.masks.image_masks import ImageMasks
 from data_engine.masks.settings import MaskSettings
 from data_engine.sam.predictor import SamPredictor
 from data_engine.sam.segmenter import Embeddings, SamSegmenter
+
+logger = logging.getLogger(__name__)
+
+_UNUSABLE_AT_FIRST = 50
+_SAID = 10  # on the console; the report has all
 
 Progress = Callable[[int, int], None]  # images done, images in all
 
@@ -62,6 +68,7 @@ class Measured:
     images: int = 0
     objects: int = 0  # all of the ground truth, asked for or not
     generated: int = 0  # masks of automatic generation
+    passed_over: list[str] = field(default_factory=list)  # images that could not be used, and why
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -71,13 +78,19 @@ def measure(
     settings: EvaluationSettings,
     progress: Progress = lambda done, total: None,
 ) -> Measured:
-    """Raises SourceError for images or ground truth that cannot be used, UsageError for a package that is missing."""
+    """Images that cannot be used, or whose outlines cannot, are passed over.
+
+    Raises SourceError where there is nothing to measure, UsageError for a package that is missing.
+    """
     run = _Run(segmenter, settings)
     total = len(truth.entries[: settings.limit])
     progress(0, total)
     with run.clock("total"):
-        for done, image in enumerate(truth.images(settings.limit), 1):
-            run.add(image)
+        for done, found in enumerate(truth.read(settings.limit), 1):
+            if isinstance(found, SourceError):
+                run.pass_over(found)
+            else:
+                run.add(found)
             progress(done, total)
         return run.result(truth.source)
 
@@ -123,8 +136,19 @@ class _Run:
                 truths = image.masks, image.crowds
                 self._recall.add(found.height, found.width, *truths, found.counts, found.predicted_iou)
 
+    def pass_over(self, error: SourceError) -> None:
+        """Raises it where the first so many all are such: the data are not what they were taken for."""
+        passed_over = self._measured.passed_over
+        passed_over.append(str(error))
+        if not self._measured.images and len(passed_over) == _UNUSABLE_AT_FIRST:
+            raise SourceError(f"the first {_UNUSABLE_AT_FIRST} images cannot be measured on, the last since {error}")
+        if len(passed_over) <= _SAID:
+            logger.warning("passed over: %s", error)
+
     def result(self, source: str) -> Measured:
         measured = self._measured
+        if measured.passed_over and not measured.images:
+            raise SourceError(f"{source}: no image can be measured on, the last since {measured.passed_over[-1]}")
         if not sum(map(len, self._areas)) and not self._settings.automatic:
             raise SourceError(
                 f"{source}: no object covers {self._settings.smallest_share:.2%} of its image; lower --smallest-share"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,8 +22,11 @@ from data_engine.pipeline.job import generate
 from data_engine.pipeline.plan import input_name
 from data_engine.pipeline.progress import Progress
 from data_engine.sam.checkpoints import identify
+from data_engine.stop_signals import Stopped, stop_signals
 from data_engine.storage import join
 from data_engine.train.supervised.store_lock import only_writer_anywhere
+
+logger = logging.getLogger(__name__)
 
 
 class LoopWatcher(Protocol):
@@ -86,18 +90,19 @@ class _Waiting(Exception):
 def run_loop(input_uri: str, output: str, settings: LoopSettings, watcher: LoopWatcher | None = None) -> LoopReport:
     """Goes through the rounds that are not done yet; the table in OUTPUT is written anew after each.
 
+    SIGINT, SIGTERM and SIGHUP end it as the step that it is at says, and others at once.
     Raises PlanMismatch when `output` holds another loop, StorageError when another process is at work in it, and what
     the steps raise.
     """
     loop = _Loop(input_uri, output, settings, watcher or Unwatched())
     loop.refuse_what_would_fail_later()
     loop.folder.make()
-    with only_writer_anywhere(loop.folder.root):
+    with stop_signals(logger.warning), only_writer_anywhere(loop.folder.root):
         loop.settle()
         try:
             for number in range(1, settings.rounds + 1):
                 loop.round(number)
-        except _Interrupted:
+        except (_Interrupted, Stopped):
             loop.report.interrupted = True
         except _Waiting as reason:
             loop.report.waiting = str(reason)
@@ -158,8 +163,9 @@ class _Loop:
     def _generate(self, model: str) -> str:
         """The round's dataset, complete."""
         masks = self.folder.masks(self._number)
-        with self._step("masks"):
+        with self._step("masks") as step:
             report = generate(self.input, masks, self.settings.job(model), progress=self.watcher.generation())
+            step.found_done = not report.new.images
         if report.interrupted:
             raise _Interrupted
         if not report.complete:
@@ -179,8 +185,8 @@ class _Loop:
     def _select(self, masks: str) -> dict[str, int]:
         settings = self.settings
         if settings.deduplicate:
-            with self._step("duplicates"):
-                _deduplicate(masks)
+            with self._step("duplicates") as step:
+                step.found_done = not _deduplicate(masks)
         kept = asdict(select(masks, settings.filters, deduplicated=settings.deduplicate))
         if settings.stage(self._number) == "assisted":  # they are proposals: nothing is trained on them
             return {name: kept[name] for name in ("images", "masks")}
@@ -257,17 +263,28 @@ class _Loop:
         self.write()
 
     @contextmanager
-    def _step(self, name: str) -> Iterator[None]:
+    def _step(self, name: str) -> Iterator[_Step]:
+        """Its seconds are those of all runs that did a part of it that stays."""
         self.watcher.began(self._number, name)
-        begun = time.monotonic()
-        yield
-        spent = round(time.monotonic() - begun, 1)
+        step, begun = _Step(), time.monotonic()
+        try:
+            yield step
+        except Stopped:
+            self._spend(name, time.monotonic() - begun)
+            raise
+        self._spend(name, 0.0 if step.found_done else time.monotonic() - begun)
+
+    def _spend(self, name: str, seconds: float) -> None:
         before = read_json(self._seconds_file()) or {}
-        # A step that was found done takes no time: what is kept is from the run that did most of it.
-        write_json(self._seconds_file(), {**before, name: max(spent, before.get(name, 0.0))})
+        write_json(self._seconds_file(), {**before, name: round(before.get(name, 0.0) + seconds, 1)})
 
     def _seconds_file(self) -> str:
         return self.folder.of_round(self._number, "seconds.json")
+
+
+@dataclass(slots=True)
+class _Step:
+    found_done: bool = False  # it was, by an earlier run
 
 
 class _Steps:
@@ -288,11 +305,13 @@ class _Steps:
         pass
 
 
-def _deduplicate(masks: str) -> None:
-    """Makes a version of duplicates unless the newest one is of the dataset as it is."""
+def _deduplicate(masks: str) -> bool:
+    """Makes a version of duplicates (True) unless the newest one is of the dataset as it is."""
     from data_engine.dedup.run import deduplicate
 
     try:
         MaskDataset(masks, deduplicated=True)
     except DatasetError:
         deduplicate(masks)
+        return True
+    return False

@@ -13,6 +13,7 @@ from pycocotools import mask as coco
 from data_engine.errors import SourceError
 from data_engine.evaluation.layouts import open_ground_truth
 from data_engine.masks import rle
+from data_engine.train.data.labelled import DataFilters, open_training_data
 
 
 def compressed(mask: np.ndarray) -> dict:
@@ -77,10 +78,8 @@ def test_images_that_are_not_there_are_counted_and_those_without_objects_are_pas
 @pytest.mark.parametrize(
     ("segmentation", "cause"),
     [
-        (None, "annotation 7 has no usable segmentation"),
-        ([[0, 0, 5, 5]], "three or more points"),
-        ([], "three or more points"),
-        ([[0, 0, 5, float("nan"), 5, 5]], "three or more points"),
+        ([[0, 0, 5, float("nan"), 5, 5]], "annotation 7 has no usable segmentation .a point of a polygon is no number"),
+        ([["a", 0, 5, 0, 5, 5]], "annotation 7 has no usable segmentation"),
         ({"size": [4, 4], "counts": [16]}, "its size is"),
         ({"size": [SIDE, SIDE], "counts": [5, 5]}, "sum of the counts"),
         ({"size": [SIDE, SIDE], "counts": "33"}, "sum of run lengths"),
@@ -94,6 +93,29 @@ def test_a_broken_outline_names_the_file_and_the_annotation(tmp_path, segmentati
     with pytest.raises(SourceError, match=cause) as caught:
         list(open_ground_truth(str(folder)).images())
     assert "instances.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("segmentation", [None, [], [[]], [[0, 0, 5, 5]], {}, [0, 0, 5, 0, 5, 5]])
+def test_annotations_without_an_outline_are_left_out_and_the_others_used(tmp_path, caplog, segmentation):
+    (first, *_) = regions()
+    folder = write(
+        tmp_path, [annotation(segmentation), annotation(compressed(first)), annotation([[1, 1], *outline(first)])]
+    )
+    (image,) = open_ground_truth(str(folder)).images()
+    assert [int(runs.area()) for runs in image.masks] == [int(first.sum())] * 2
+    assert "instances.json: 1 of its 3 annotations have no outline (a box alone" in caplog.text
+    data = open_training_data(str(folder), DataFilters())
+    assert [len(image.masks) for image in data.epoch(0, seed=0)] == [2]
+
+
+def test_a_file_without_any_object_says_what_its_annotations_are(tmp_path):
+    first, second, *_ = regions()
+    crowds = [annotation(compressed(mask), iscrowd=1) for mask in (first, second)]
+    folder = write(tmp_path, [*crowds, annotation([])])
+    with pytest.raises(
+        SourceError, match=r"none of its 3 annotations outlines an object: 1 have no outline .*, 2 are cr"
+    ):
+        open_ground_truth(str(folder))
 
 
 @pytest.mark.parametrize(

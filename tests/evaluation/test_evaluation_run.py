@@ -97,6 +97,27 @@ def test_objects_that_are_all_too_small_are_said(truth):
     assert len(measure(StripeSegmenter(), truth, everything).area) == 9
 
 
+def test_images_that_cannot_be_used_are_passed_over_counted_and_said(truth, tmp_path, caplog, monkeypatch):
+    settings = EvaluationSettings(clicks=(1,), boxes=False, baselines=False)
+    size = (tmp_path / "images/a.png").stat().st_size
+    (tmp_path / "images/a.png").write_bytes(bytes(size))
+    seen = []
+    measured = measure(StripeSegmenter(), truth, settings, lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (2, 2)
+    result = as_json(StripeSegmenter(), "stripes", truth, settings, measured)
+    assert result["counts"]["images"] == 1
+    (why,) = result["data"]["images_passed_over"]
+    assert "a.png is no picture that can be measured on" in why
+    assert remarks(result)[0].startswith("Not in these figures: 1 images that cannot be used, such as ")
+    assert f"passed over: {why}" in caplog.text
+    (tmp_path / "images/b.png").write_bytes(bytes(size))
+    with pytest.raises(SourceError, match=r"no image can be measured on, the last since .*b\.png is no picture"):
+        measure(StripeSegmenter(), truth, settings)
+    monkeypatch.setattr("data_engine.evaluation.run._UNUSABLE_AT_FIRST", 1)
+    with pytest.raises(SourceError, match=r"the first 1 images cannot be measured on, the last since .*a\.png is no"):
+        measure(StripeSegmenter(), truth, settings)
+
+
 def test_settings_that_measure_nothing_are_refused():
     with pytest.raises(UsageError, match="use numbers from 1 to 50"):
         EvaluationSettings(clicks=(0, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -71,6 +72,29 @@ def test_a_limit_reads_no_further(tmp_path):
     assert len(list(truth.images(limit=1))) == 1
     with pytest.raises(SourceError, match=r"2.png is no picture that can be measured on"):
         list(truth.images())
+
+
+def test_an_image_that_cannot_be_used_is_answered_with_why_and_the_others_are_read(tmp_path):
+    folder = id_maps(tmp_path, "1", "2", "3", "4", "5")
+    (folder / "images/1.png").write_bytes(b"not a picture")
+    (folder / "segments/2.png").write_bytes(b"no map")
+    Image.new("L", (7, 7), 1).save(folder / "segments/3.png")
+    truth = open_ground_truth(str(folder))
+    (folder / "images/4.png").unlink()
+    *unusable, usable = truth.read()
+    assert [type(error) for error in unusable] == [SourceError] * 4
+    for error, cause in zip(
+        unusable,
+        (
+            r"1\.png is no picture",
+            r"2\.png cannot be read as PNG",
+            r"its masks in .* are 7x7",
+            r"4\.png cannot be read:",
+        ),
+        strict=True,
+    ):
+        assert re.search(cause, str(error))
+    assert usable.image_id == "5.png"
 
 
 def test_what_is_missing_is_said(tmp_path):

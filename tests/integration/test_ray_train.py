@@ -27,6 +27,7 @@ from train.test_loop_rounds import overrides
 from data_engine.errors import ClusterError
 from data_engine.loop.run import run_loop
 from data_engine.loop.settings import load_loop_settings
+from data_engine.stop_signals import Stopped
 from data_engine.train.supervised.log_files import parse_lines, read_lines
 from data_engine.train.supervised.ray_workers import train_on_ray
 from data_engine.train.supervised.settings import TrainingSettings
@@ -111,6 +112,32 @@ def test_two_workers_that_share_only_a_store_train_one_model(store: FaultProxy, 
     objects = {path.partition("/two/")[2] for path in fsspec.filesystem("s3", use_listings_cache=False).find(url)}
     files = {"README.md", "card.json", "log.jsonl", "model.safetensors", "settings.yaml", "state.pt"}
     assert objects == {*files, "validation.jsonl"}
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_driver_ends_all_workers_after_one_step_and_the_same_command_goes_on(
+    store: FaultProxy, address: str, data: str
+) -> None:
+    url, many = "s3://trainings/asked", settings(address, train={"images_per_batch": 1, "steps": 60})
+
+    def ask() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def lines() -> list[dict[str, Any]]:
+        return parse_lines(read(f"{url}/log.jsonl").decode())
+
+    store.when("PUT", r"/asked/state\.pt", 1, ask)
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped):
+        train_on_ray(many, data, url, 2)
+    assert signal.getsignal(signal.SIGTERM) == handler
+    state = torch.load(io.BytesIO(read(f"{url}/state.pt")), weights_only=True)
+    before = lines()
+    assert [worker["progress"]["step"] for worker in state["workers"]] == [len(before)] * 2
+    assert 2 <= len(before) < 60
+    train_on_ray(many, data, url, 2)
+    assert [line["step"] for line in lines()] == list(range(1, 61))
+    assert lines()[: len(before)] == before  # none was made twice
 
 
 @pytest.mark.slow

@@ -134,7 +134,7 @@ def test_killed_at_any_moment_again_and_again_it_ends_with_the_same_weights(mach
         ("PUT", r"/run/state\.pt", 1),
         ("GET", r"/run/state\.pt", 1),
         ("PUT", r"/run/log\.jsonl", 2),
-        ("PUT", "/run/_lock/", 12),
+        ("PUT", "/run/_lock/", 5),
         ("PUT", r"/run/model\.safetensors", 1),
         ("PUT", r"/run/card\.json", 1),
     ]

@@ -41,12 +41,14 @@ def loop(root: Path, output: str, *more: str, watcher: Unwatched | None = None) 
 
 
 class StoppedBefore(Unwatched):
+    """By a signal that a step without a good moment to end at ends by: at once, but with its lock given back."""
+
     def __init__(self, step: str) -> None:
         self._step = step
 
     def began(self, number: int, step: str) -> None:
         if (number, step) == (1, self._step):
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_rounds_in_a_store_are_those_in_a_folder_and_go_on_from_there(inputs: Path, bucket: str) -> None:
@@ -55,6 +57,7 @@ def test_rounds_in_a_store_are_those_in_a_folder_and_go_on_from_there(inputs: Pa
     with pytest.raises(KeyboardInterrupt):
         loop(inputs, url, watcher=StoppedBefore("evaluation"))
     fs = fsspec.filesystem("s3", use_listings_cache=False)
+    assert not fs.find(f"{url}/_lock")
     trained = fs.info(f"{url}/round-1/training/card.json")
     there = loop(inputs, url)
     assert scores(there) == scores(here)

@@ -11,13 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from pipeline.tiny_job import KEEP_ALL, save_model, write_photos
 from train.labelled_folders import HEIGHT, WIDTH, discs, write_id_maps
 
 from data_engine.dataset.reader import MaskDataset
 from data_engine.errors import ConfigError, DatasetError, PlanMismatch, SourceError, UsageError
 from data_engine.loop.measure import held_out
-from data_engine.loop.run import run_loop
+from data_engine.loop.run import Unwatched, run_loop
 from data_engine.loop.selection import select
 from data_engine.loop.settings import load_loop_settings
 from data_engine.loop.table import as_markdown, change
@@ -133,6 +134,36 @@ def test_a_killed_loop_goes_on_to_the_same_end(inputs, finished, tmp_path, seen)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert scores(loop(inputs, tmp_path)) == scores(finished)
+
+
+class SignalIn(Unwatched):
+    """Asks this process to end in the middle of a step of round 1."""
+
+    def __init__(self, step: str) -> None:
+        self._step = step
+        self._at: tuple[int, str] | None = None
+
+    def began(self, number: int, step: str) -> None:
+        self._at = (number, step)
+
+    def advanced(self, done: int, total: int) -> None:
+        if self._at == (1, self._step) and done == 1:
+            self._at = None
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_stops_a_loop_in_its_training_and_it_goes_on(inputs, finished, tmp_path):
+    settings = load_loop_settings(None, overrides(inputs, "rounds=2"))
+    stopped = run_loop(str(inputs / "photos"), str(tmp_path), settings, SignalIn("training"))
+    assert stopped.exit_code == 130
+    assert [row["round"] for row in stopped.rows] == [0]
+    assert torch.load(tmp_path / "round-1/training/state.pt")["workers"][0]["progress"]["step"] == 1
+    seconds = json.loads((tmp_path / "round-1/seconds.json").read_text())
+    (tmp_path / "round-1/seconds.json").write_text(json.dumps({**seconds, "training": 1000.0}))
+    done = loop(inputs, tmp_path)
+    assert scores(done) == scores(finished)
+    assert done.rows[1]["seconds"]["training"] > 1000  # of both runs; masks were found done
+    assert done.rows[1]["seconds"]["masks"] == seconds["masks"]
 
 
 def test_filters_that_keep_nothing_end_with_a_remedy(inputs, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 import torch
@@ -24,6 +25,25 @@ def two_cpus():
     ray.init(num_cpus=3, num_gpus=0, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+def test_a_bell_is_heard_when_it_is_rung_and_a_lost_one_never(two_cpus):
+    import ray
+
+    from data_engine.train.supervised.ray_stop import BellHeard, new_bell
+
+    bell, lost = new_bell(), new_bell()
+    heard, not_heard = BellHeard(bell), BellHeard(lost)
+    assert not heard.asked()
+    ray.get(bell.ring.remote())
+    until = time.monotonic() + 30
+    while not heard.asked() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert heard.asked()
+    ray.kill(lost)
+    while not_heard._answer is not None and time.monotonic() < until:
+        assert not not_heard.asked()
+    assert not_heard._answer is None
 
 
 def test_two_workers_train_one_model(two_cpus, tmp_path):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -19,11 +21,13 @@ from data_engine.pipeline.commit import put
 from data_engine.stop_signals import Stopped
 from data_engine.storage import list_names, read_bytes
 from data_engine.train.supervised import outputs, store_lock, store_mirror
+from data_engine.train.supervised.card import write_card
 from data_engine.train.supervised.log_files import parse_lines
 from data_engine.train.supervised.outputs import check_output, train_into
 from data_engine.train.supervised.run import Sources, Unwatched, train
 from data_engine.train.supervised.scratch import scratch_folder
 from data_engine.train.supervised.store_lock import LockLost, Pulse, StoreLock, only_writer_in_store
+from data_engine.train.supervised.store_mirror import StoreMirror
 from data_engine.train.supervised.workers import Alone
 
 SOURCES = Sources(Blobs(6), Blobs(2))
@@ -100,6 +104,39 @@ def test_a_signal_ends_it_with_its_last_step_in_the_store(bucket: str) -> None:
         train_into(settings, SOURCES, f"{bucket}/run", watcher=SignalAt(3))
     assert len(losses(f"{bucket}/run")) == 3
     train_into(settings, SOURCES, f"{bucket}/run", watcher=BeginsAt(3))
+
+
+def test_a_signal_at_the_very_end_leaves_a_finished_training(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights are being written, or copied: whoever kills it later has lost nothing by that."""
+
+    def written(*args: Any) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return write_card(*args)
+
+    monkeypatch.setattr("data_engine.train.supervised.run.write_card", written)
+    train_into(settings_for(run={"state_every_steps": 100}), SOURCES, f"{bucket}/run")
+    assert check_output(f"{bucket}/run") == "a finished training"
+
+
+def test_a_signal_ends_the_waiting_for_a_store_and_what_it_lacks_is_kept(
+    bucket: str, proxy: FaultProxy, scratch: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class AwayAtTheEnd(Unwatched):
+        def stepped(self, record: dict[str, Any]) -> None:
+            if record["step"] == 4:
+                proxy.down()
+
+    def away(self: StoreMirror, *_: object) -> float:
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        return 60.0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StoreMirror, "_pause_after", away)
+        with pytest.raises(KeyboardInterrupt):
+            train_into(settings_for(), SOURCES, f"{bucket}/run", watcher=AwayAtTheEnd())
+    (kept,) = scratch.glob("data-engine-not-stored-*")
+    assert f"{kept}/run: copy all of that to {bucket}/run" in caplog.text
+    proxy.up()
 
 
 def test_a_finished_run_stays_as_it_is_and_another_is_refused_by_its_url(bucket: str) -> None:
@@ -331,7 +368,7 @@ def test_workers_that_found_different_states_do_not_train(bucket: str, monkeypat
             return [value, "another" if value is not None else None]
 
     train_into(settings_for(), SOURCES, f"{bucket}/run")
-    monkeypatch.setattr(outputs, "train", None)
+    monkeypatch.setattr(outputs, "train", pytest.fail)
     with pytest.raises(ClusterError, match="the state was written anew while the workers read it"):
         train_into(settings_for(), SOURCES, f"{bucket}/run", workers=Two())
 

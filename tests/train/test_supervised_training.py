@@ -6,7 +6,10 @@ import json
 import math
 import os
 import signal
+import threading
 import time
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,9 @@ from data_engine.sam.checkpoint_export import export_checkpoint
 from data_engine.sam.checkpoints import load_checkpoint
 from data_engine.sam.predictor import SamPredictor
 from data_engine.sam.segmenter import load_segmenter
-from data_engine.stop_signals import Stopped
+from data_engine.stop_signals import Stopped, StopSignals
+from data_engine.train.supervised.average import AverageWeights
+from data_engine.train.supervised.card import first_and_last
 from data_engine.train.supervised.decoding_step import GradientStep
 from data_engine.train.supervised.encoder import checkpoint_blocks
 from data_engine.train.supervised.log_files import read_lines
@@ -69,6 +74,13 @@ def test_what_is_trained_loads_here_and_is_described(tmp_path):
     assert [line["step"] for line in card["evaluation"]] == [0, 4]
     assert "| 1 | best of three |" in (tmp_path / "README.md").read_text()
     assert len(list((tmp_path / "pictures").glob("step-*/*.jpg"))) == 2
+
+
+def test_what_is_compared_are_validations_of_the_same_masks():
+    """The held-out images are no part of what may not change when a run goes on."""
+    lines = [{"step": step, "images": images, "masks": 9} for step, images in ((0, 2), (2, 3), (4, 3), (6, 3))]
+    assert [line["step"] for line in first_and_last(lines)] == [2, 6]
+    assert [line["step"] for line in first_and_last(lines[:1])] == [0, 0]
 
 
 def test_what_is_exported_is_the_average(tmp_path):
@@ -167,11 +179,11 @@ def test_a_signal_ends_a_validation_at_once_and_it_is_made_up_for(at, tmp_path, 
     train(settings, SOURCES, tmp_path / "whole")
     measure = Validation.measure
 
-    def interrupted(self, model, step):
+    def interrupted(self, model, step, asked_to_end):
         if step == at:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(60)
-        return measure(self, model, step)
+        return measure(self, model, step, asked_to_end)
 
     with monkeypatch.context() as patched:
         patched.setattr(Validation, "measure", interrupted)
@@ -181,6 +193,101 @@ def test_a_signal_ends_a_validation_at_once_and_it_is_made_up_for(at, tmp_path, 
     with pytest.raises(KeyboardInterrupt):  # killed when it is made up for, before there is another state
         train(settings, SOURCES, tmp_path / "stopped", watcher=CutAtValidation(at))
     train(settings, SOURCES, tmp_path / "stopped", watcher=BeginsAt(at))
+    assert_same_curves(tmp_path / "stopped", tmp_path / "whole")
+
+
+class Away(Blobs, Unwatched):
+    """A store that sends nothing more from the third step on; this process is asked to end while it is waited for."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.two_steps, self.ended = threading.Event(), threading.Event()
+
+    def stepped(self, record):
+        if record["step"] == 2:
+            self.two_steps.set()
+
+    def undecoded(self, epoch: int, **share: int):
+        for number, entry in enumerate(super().undecoded(epoch, **share)):
+            yield entry if number < 4 else replace(entry, decode=self._wait)
+
+    def _wait(self):
+        self.two_steps.wait(100)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGTERM)
+        self.ended.wait(100)
+
+
+def test_a_signal_ends_the_waiting_for_data_at_once_and_no_step_is_lost(tmp_path):
+    settings = settings_for(run={"state_every_steps": 100, "loader_threads": 1})
+    train(settings, SOURCES, tmp_path / "whole")
+    away = Away(6)
+    with pytest.raises(Stopped):
+        train(settings, Sources(away, SOURCES.validation), tmp_path / "stopped", watcher=away)
+    away.ended.set()
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")[:2]
+    train(settings, SOURCES, tmp_path / "stopped", watcher=BeginsAt(2))
+    assert_same_curves(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_a_signal_while_a_state_is_written_makes_no_further_step(tmp_path, monkeypatch):
+    states = []
+
+    def write(folder, identity, state):
+        write_state(folder, identity, state)
+        states.append(state["workers"][0]["progress"]["step"])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("data_engine.train.supervised.training.write_state", write)
+    with pytest.raises(Stopped):
+        train(settings_for(), SOURCES, tmp_path)
+    assert states == [2]
+    assert len(losses(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("call", [3, 4])  # at step 2: the average into the model, and the weights back
+def test_a_signal_while_weights_are_put_mixes_none(call, tmp_path, monkeypatch):
+    settings = settings_for(run={"state_every_steps": 100, "validate_every_steps": 2})
+    train(settings, SOURCES, tmp_path / "whole")
+    put, calls = AverageWeights.put, []
+
+    def interrupted(self, weights):
+        calls.append(weights)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        put(self, weights)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AverageWeights, "put", interrupted)
+        with pytest.raises(Stopped):
+            train(settings, SOURCES, tmp_path / "stopped")
+    train(settings, SOURCES, tmp_path / "stopped", watcher=BeginsAt(2))
+    assert_same_curves(tmp_path / "stopped", tmp_path / "whole")
+
+
+class Bell(StopSignals, Unwatched):
+    """As a worker of several hears of it, in a thread that gets no signal."""
+
+    def __init__(self) -> None:
+        super().__init__(pytest.fail)
+
+    def stepped(self, record) -> None:
+        if record["step"] == 2:
+            self._event.set()
+
+    @contextmanager
+    def at_once(self):
+        yield
+
+
+def test_one_that_gets_no_signal_ends_a_validation_between_images(tmp_path):
+    settings = settings_for(run={"state_every_steps": 100, "validate_every_steps": 2})
+    train(settings, SOURCES, tmp_path / "whole")
+    bell = Bell()
+    with pytest.raises(Stopped):
+        train(settings, SOURCES, tmp_path / "stopped", watcher=bell, stop=bell)
+    assert [line["step"] for line in read_lines(tmp_path / "stopped" / "validation.jsonl")] == [0]
+    train(settings, SOURCES, tmp_path / "stopped", watcher=BeginsAt(2))
     assert_same_curves(tmp_path / "stopped", tmp_path / "whole")
 
 

@@ -220,6 +220,16 @@ def test_crowds_are_no_masks(specs):
     assert all(len(image.masks) == 2 for image in images)
 
 
+def test_images_without_a_counterpart_are_said(tmp_path, caplog):
+    write_coco(tmp_path, 6)
+    for number in (0, 1):
+        (tmp_path / f"images/{number}.jpg").unlink()
+    data = open_training_data(str(tmp_path), DataFilters())
+    said = "instances.json: 2 images have no counterpart (a photograph, or masks) and are left out; 3 are there"
+    assert said in caplog.text
+    assert len(data) == 3  # the sixth has only a crowd
+
+
 def test_orientation_is_applied(tmp_path):
     from PIL import Image
 

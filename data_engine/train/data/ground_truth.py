@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -17,6 +18,8 @@ from data_engine.storage import redact
 from data_engine.train.data.labelled import DataFilters
 from data_engine.train.data.pool import Example, Pool, Portion
 
+logger = logging.getLogger(__name__)
+
 
 class TruthMasks(Pool):
     """Every image that has an object is an entry; the photographs and outlines are read when their turn comes.
@@ -30,6 +33,13 @@ class TruthMasks(Pool):
         super().__init__(truth.source, filters)
         if not truth.entries:
             raise SourceError(f"{truth.source}: none of its images is there and has an object; check the folders")
+        if truth.without:
+            logger.warning(
+                "%s: %s images have no counterpart (a photograph, or masks) and are left out; %s are there",
+                truth.source,
+                f"{truth.without:,}",
+                f"{len(truth.entries):,}",
+            )
         self.kind = "coco" if truth.kind == "COCO" else "idmaps"  # type: ignore[misc]
         self._entries = truth.entries
         self._without = truth.without

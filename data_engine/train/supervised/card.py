@@ -109,9 +109,16 @@ def _readme(card: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def first_and_last(validations: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of the same masks, as those that are measured may have changed when a run went on."""
+    last = validations[-1]
+    same = ("images", "masks")
+    return next(line for line in validations if all(line[name] == last[name] for name in same)), last
+
+
 def _table(validations: list[dict[str, Any]]) -> list[str]:
     """The first and the last validation."""
-    first, last = validations[0], validations[-1]
+    first, last = first_and_last(validations)
     lines = [
         f"Mean IoU on {last['masks']:,} masks of {last['images']:,} held-out images:",
         "",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from data_engine.errors import CheckpointError, ClusterError, ModelFailure, PlanMismatch, StorageError, UsageError
 from data_engine.sam.digests import sha256_of
+from data_engine.stop_signals import StopSignals, stop_signals
 from data_engine.storage import is_local, join, list_names, redact, scheme_of
 from data_engine.train.supervised.card import CARD, WEIGHTS
 from data_engine.train.supervised.log_files import STEPS, VALIDATIONS
@@ -34,6 +36,7 @@ def train_into(
     data_name: str = "data",
     watcher: Watcher | None = None,
     workers: Workers | None = None,
+    stop: StopSignals | None = None,
 ) -> str:
     """As `run.train`, where `output` may also be a URL. Returns the path or URL of the weights.
 
@@ -41,27 +44,22 @@ def train_into(
     where a store cannot be used, or has not taken all of it at the end: what it lacks is then kept on this machine.
     """
     watcher, workers = watcher or Unwatched(), workers or Alone()
-    if is_local(output):
-        return str(train(settings, sources, output, data_name=data_name, watcher=watcher, workers=workers))
-    check_output(output)
-    lock = nullcontext(None) if workers.rank else only_writer_in_store(output)
-    with scratch_folder() as scratch, lock as held, _named(output, scratch.folder):
-        workers.gather(None)  # from here on the first worker has the lock, and nobody else writes
-        _fetch(output, scratch.folder, workers)
-        if held is None:
-            train(settings, sources, scratch.folder, data_name=data_name, watcher=watcher, workers=workers)
-        else:
-            with StoreMirror(output, scratch.folder, held) as mirror:
-                train(
-                    settings,
-                    sources,
-                    scratch.folder,
-                    data_name=data_name,
-                    watcher=watcher,
-                    workers=workers,
-                    saved=mirror.saved,
-                )
-                _finish(mirror, scratch, output)
+    with nullcontext(stop) if stop is not None else stop_signals(logger.warning) as stop:
+        begin = partial(train, settings, sources, data_name=data_name, watcher=watcher, workers=workers, stop=stop)
+        if is_local(output):
+            return str(begin(output))
+        check_output(output)
+        lock = nullcontext(None) if workers.rank else only_writer_in_store(output)
+        with scratch_folder() as scratch, lock as held, _named(output, scratch.folder):
+            workers.gather(None)  # from here on the first worker has the lock, and nobody else writes
+            _fetch(output, scratch.folder, workers)
+            if held is None:
+                begin(scratch.folder)
+            else:
+                with StoreMirror(output, scratch.folder, held) as mirror:
+                    begin(scratch.folder, saved=mirror.saved)
+                    with stop.gently():
+                        _finish(mirror, scratch, output, stop)
     return join(output, WEIGHTS)
 
 
@@ -105,9 +103,9 @@ def _named(output: str, folder: Path) -> Iterator[None]:
         raise type(error)(str(error).replace(str(folder), redact(output))) from error
 
 
-def _finish(mirror: StoreMirror, scratch: Scratch, output: str) -> None:
+def _finish(mirror: StoreMirror, scratch: Scratch, output: str, stop: StopSignals) -> None:
     try:
-        mirror.finish()
+        mirror.finish(stop)
     except LockLost:
         raise
     except (StorageError, KeyboardInterrupt) as error:

@@ -9,15 +9,19 @@ import logging
 import platform
 import re
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from data_engine.errors import ClusterError, DataEngineError, UsageError
-from data_engine.storage import is_local, join, redact
-from data_engine.train.supervised.card import WEIGHTS
+from data_engine.stop_signals import Stopped, stop_signals
+from data_engine.storage import is_local, join, list_names, redact
+from data_engine.train.supervised.card import CARD, WEIGHTS
 from data_engine.train.supervised.outputs import train_into
+from data_engine.train.supervised.ray_stop import BellHeard, new_bell
 from data_engine.train.supervised.run import open_sources, output_folder
 from data_engine.train.supervised.settings import TrainingSettings
 from data_engine.train.supervised.store_lock import only_writer_anywhere
@@ -25,12 +29,15 @@ from data_engine.train.supervised.workers import Together
 
 logger = logging.getLogger(__name__)
 
+_LOOK_S = 0.2  # for a signal, between two looks at the workers
+
 
 def train_on_ray(settings: TrainingSettings, data: str, output: str, workers: int) -> str:
     """Trains with `workers` workers, on GPUs if the cluster has as many, else on CPUs.
 
     `output`, a folder or a URL, and the data must be reachable from every node. A worker that dies ends the run; the
     same command goes on. Returns the path or URL of the weights.
+    SIGINT, SIGTERM and SIGHUP end it as in `run.train`: Stopped is raised when all workers have ended after one step.
     Raises UsageError, and ClusterError for a cluster that cannot be joined, or with the cause for a worker that failed.
     """
     try:
@@ -47,22 +54,50 @@ def train_on_ray(settings: TrainingSettings, data: str, output: str, workers: in
         open_sources(data, settings)
     with connected(settings.run.ray.address, log_to_driver=True), _rays_own(output) as own:
         gpus = _on_gpus(settings.run.device, _gpus(), workers)
+        bell = new_bell()
+        config = {"settings": settings.model_dump(mode="json"), "data": data, "output": output, "bell": bell}
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"settings": settings.model_dump(mode="json"), "data": data, "output": output},
+            train_loop_config=config,
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
             run_config=RunConfig(name="train", storage_path=own),
         )
         try:
-            trainer.fit()
+            asked = _fit(trainer, bell)
         except DataEngineError:
             raise
         except Exception as error:  # Ray wraps what a worker raised in types that differ from version to version
             raise ClusterError(
                 f"a worker failed: {_cause(error)}; the same command goes on from {redact(output)}"
             ) from error
+    if asked and CARD not in list_names(output):
+        raise Stopped
     return join(output, WEIGHTS)
+
+
+def _fit(trainer: Any, bell: Any) -> bool:
+    """Waits for the workers, and has them end when a signal comes: True. Raises what `fit` raises.
+
+    In a thread of its own, as in the main one Ray takes Ctrl-C for itself and kills the workers.
+    """
+    ended: Future[None] = Future()
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+            ended.set_result(None)
+        except BaseException as error:
+            ended.set_exception(error)
+
+    with stop_signals(logger.warning) as stop, stop.gently():
+        threading.Thread(target=fit, name="ray-train", daemon=True).start()
+        while not (stop.asked() or wait([ended], _LOOK_S).done):
+            pass
+        if stop.asked():
+            bell.ring.remote()
+        ended.result()
+        return stop.asked()
 
 
 @contextmanager
@@ -104,7 +139,16 @@ def _work(config: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     settings = settings.model_copy(update={"run": settings.run.model_copy(update={"device": str(device)})})
     sources = open_sources(config["data"], settings)
-    train_into(settings, sources, config["output"], data_name=config["data"], workers=Together())
+    # Asked to end, it is a worker that has done its work: the driver knows.
+    with suppress(Stopped):
+        train_into(
+            settings,
+            sources,
+            config["output"],
+            data_name=config["data"],
+            workers=Together(),
+            stop=BellHeard(config["bell"]),
+        )
 
 
 def _insist_on_shared(folder: Path) -> None:

@@ -77,19 +77,22 @@ def train(
     watcher: Watcher | None = None,
     workers: Workers | None = None,
     saved: Callable[[], None] = lambda: None,
+    stop: StopSignals | None = None,
 ) -> Path:
     """Trains, or goes on where a killed run of the same settings was. Returns the path of the weights.
 
     The folder `output` gets model.safetensors, card.json and README.md at the end, and state.pt, logs and pictures on
     the way. `data_name` stands for the data in the identity of the training. `saved` is called after each state.
     For an output that may be in a store, see `outputs.train_into`.
-    SIGINT, SIGTERM and SIGHUP end it after the step it is at, with the state of that step written: Stopped is raised.
+    SIGINT, SIGTERM and SIGHUP (or whoever else is behind `stop`) end it after the step it is at, with the state of that
+    step written: Stopped is raised.
     Raises StorageError where another process trains there, and what the parts raise: all DataEngineErrors that say what
     to do.
     """
     workers = workers or Alone()
     folder = output_folder(output)
-    with stop_signals(logger.warning) as stop, nullcontext(False) if workers.rank else only_writer(folder) as locked:
+    asked = nullcontext(stop) if stop is not None else stop_signals(logger.warning)
+    with asked as stop, nullcontext(False) if workers.rank else only_writer(folder) as locked:
         if locked:
             _remove_what_was_cut(folder)
         return _train(settings, sources, folder, data_name, watcher or Unwatched(), workers, saved, stop)
@@ -129,7 +132,8 @@ def _train(
     training.run()
     progress = training.overall()
     if workers.rank == 0 and not is_described(folder, WEIGHTS, progress):
-        _export(folder, start, settings, sources, training, progress)
+        with stop.gently():
+            _export(folder, start, settings, sources, training, progress)
     return folder / WEIGHTS
 
 

@@ -28,6 +28,7 @@ from data_engine.train.supervised.output_lock import only_writer
 logger = logging.getLogger(__name__)
 
 FOLDER = "_lock"
+_LAST_SIGN_S = 15.0
 _NOT_IMPLEMENTED = 501  # what some stores answer to a conditional write
 
 
@@ -108,7 +109,7 @@ class StoreLock:
     def release(self) -> None:
         self._released.set()
         if self._thread.is_alive():
-            self._thread.join(self._pulse.every)
+            self._thread.join(_LAST_SIGN_S)  # or its sign of life would come after the lock was given back
         if self._number:
             delete(self._file(self._number))
 

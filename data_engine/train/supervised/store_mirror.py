@@ -20,7 +20,7 @@ from typing import IO
 from data_engine.dataset.export.destination import put_stream
 from data_engine.errors import StorageError
 from data_engine.retry import ONCE, PATIENT, passes, retried
-from data_engine.stop_signals import Stopped
+from data_engine.stop_signals import Stopped, StopSignals
 from data_engine.storage import filesystem, join, list_names, redact, translated
 from data_engine.train.supervised.card import CARD, README, WEIGHTS
 from data_engine.train.supervised.state_file import FILE as STATE
@@ -68,7 +68,7 @@ def _fetch_file(uri: str, target: Path) -> None:
 
 
 class StoreMirror:
-    """`with StoreMirror(...) as mirror: ...`, and `mirror.finish()` at the end. `lock` is that of the output."""
+    """`with StoreMirror(...) as mirror: ...`, and `mirror.finish(stop)` at the end. `lock` is that of the output."""
 
     def __init__(self, url: str, folder: Path, lock: StoreLock) -> None:
         self._url = url
@@ -106,8 +106,9 @@ class StoreMirror:
             raise self._failure
         self._wanted.set()
 
-    def finish(self) -> None:
-        """Copies the rest, and waits for a store that is away. Raises StorageError when it has waited long enough."""
+    def finish(self, stop: StopSignals) -> None:
+        """Copies the rest, and waits for a store that is away. Raises StorageError when it has waited long enough, and
+        KeyboardInterrupt where it is asked to end while it waits."""
         self._end(None)
         until = time.monotonic() + _AT_THE_END_S
         while self._failure is None:
@@ -118,7 +119,9 @@ class StoreMirror:
                 if isinstance(error, LockLost) or not passes(error.__cause__) or time.monotonic() > until:
                     self._failure = error
                 else:
-                    time.sleep(self._pause_after(error, "the training is done, and waits for it"))
+                    pause = self._pause_after(error, "the training is done, and waits for it")
+                    with stop.at_once():
+                        time.sleep(pause)
         raise self._failure
 
     def _end(self, timeout: float | None) -> None:

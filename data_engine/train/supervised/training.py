@@ -77,6 +77,7 @@ class Training:
         self.settings = settings
         self.progress = Progress()
         self._resumed = False
+        self._kept = 0  # the step that the state in the output is of; the start needs none
         self.average = AverageWeights(self.model, settings.train.ema_decay)
         self._stream = stream
         self._gradients = gradients
@@ -111,7 +112,7 @@ class Training:
                 state["images"],
                 images,
             )
-        self._resumed = True
+        self._resumed, self._kept = True, self.progress.step
 
     def overall(self) -> Progress:
         """The progress of all workers, each of which has to ask."""
@@ -129,16 +130,18 @@ class Training:
         logs = self._logs()
         self._watcher.began(self.progress.step, steps)
         try:
-            if not self._resumed or self.progress.to_validate:
-                self._validate(logs)
-            with closing(self._batches()) as batches:
+            with self._stop.gently(), closing(self._batches()) as batches:
+                if not self._resumed or self.progress.to_validate:
+                    self._validate(logs)
+                self._end_if_asked(logs)
                 while self.progress.step < steps:
                     self._advance(batches, logs)
                     if self.progress.to_validate:
-                        self._validate_or_stop(logs)
-                    if self.progress.step % every == 0 or self.progress.step == steps:
-                        with self._stop.gently():
-                            self._save(logs)
+                        self._validate(logs)
+                    is_due = self.progress.step % every == 0 or self.progress.step == steps
+                    if is_due and self.progress.step != self._kept:
+                        self._save(logs)
+                    self._end_if_asked(logs)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -152,22 +155,26 @@ class Training:
                 logs.close()
 
     def _advance(self, batches: Iterator[list[Item]], logs: LogFiles | None) -> None:
-        """One step, and then Stopped if a signal came meanwhile."""
-        progress, epoch = self.progress, self.progress.position.epoch
-        with self._stop.gently():
-            self._record(logs, self._step(next(batches)))
-            progress.to_validate = self._is_due(epoch) or progress.step == self.settings.train.steps
-            if self._stop.asked():
-                self._save(logs)
-                raise Stopped
-
-    def _validate_or_stop(self, logs: LogFiles | None) -> None:
-        """A validation can take longer than whoever stops a machine waits: it ends at once, and is made up for."""
+        """One step; none where it was asked to end while it waited for data, which can take minutes."""
+        progress = self.progress
         try:
-            self._validate(logs)
+            with self._stop.at_once():
+                items = next(batches)
         except KeyboardInterrupt:
+            if not self._stop.asked():
+                raise
+            return
+        epoch = progress.position.epoch
+        self._record(logs, self._step(items))
+        progress.to_validate = self._is_due(epoch) or progress.step == self.settings.train.steps
+
+    def _end_if_asked(self, logs: LogFiles | None) -> None:
+        """Raises Stopped, on all workers after the same step, if one of them was asked to end."""
+        if not self._workers.any(self._stop.asked()):
+            return
+        if self.progress.step != self._kept:
             self._save(logs)
-            raise Stopped from None
+        raise Stopped
 
     def _batches(self) -> Generator[list[Item], None, None]:
         train = self.settings.train
@@ -229,13 +236,20 @@ class Training:
         return self.progress.position.epoch > epoch if every is None else self.progress.step % every == 0
 
     def _validate(self, logs: LogFiles | None) -> None:
-        if self._validation is None or logs is None:
-            self.progress.to_validate = False
-            return
-        with self.average.in_place():
-            record, pictures = self._validation.measure(self.model, self.progress.step)
-        logs.validation(record, pictures)
+        """Can take longer than whoever stops a machine waits: it is broken off, and made up for when this goes on."""
         self.progress.to_validate = False
+        if self._validation is None or logs is None:
+            return
+        with self.average.in_place():  # never left half-way: the next state has what is in the model
+            try:
+                with self._stop.at_once():
+                    record, pictures = self._validation.measure(self.model, self.progress.step, self._stop.asked)
+            except KeyboardInterrupt:
+                if not self._stop.asked():
+                    raise
+                self.progress.to_validate = True
+                return
+        logs.validation(record, pictures)
         self._watcher.validated(record)
 
     def _logs(self) -> LogFiles | None:
@@ -250,6 +264,7 @@ class Training:
         cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
         mine = {"progress": asdict(self.progress), "random": torch.get_rng_state(), "random_cuda": cuda}
         every = self._workers.gather(mine)
+        self._kept = self.progress.step
         if logs is None:
             return
         state = {

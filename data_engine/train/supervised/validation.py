@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from data_engine.evaluation.answers import Answers, click_answers
 from data_engine.sam.model import Sam, Uninitialised
 from data_engine.sam.predictor import SamPredictor
 from data_engine.sam.segmenter import SamSegmenter
+from data_engine.stop_signals import Stopped
 from data_engine.train.data.labelled import LabelledImage, TrainingData, decoded
 from data_engine.train.supervised.log_files import writing
 from data_engine.train.supervised.lora import merged_state
@@ -35,16 +36,20 @@ class Validation:
         self._device = device
         self._output = output
 
-    def measure(self, model: Sam, step: int) -> tuple[dict[str, Any], dict[str, Image.Image]]:
+    def measure(
+        self, model: Sam, step: int, asked_to_end: Callable[[], bool] = lambda: False
+    ) -> tuple[dict[str, Any], dict[str, Image.Image]]:
         """Mean IoU over masks by number of clicks, and pictures by image; both are of `model` as it is now.
 
-        Raises SourceError where there is nothing to measure.
+        Raises SourceError where there is nothing to measure, Stopped between two images where it is asked to end.
         """
         predictor = SamPredictor(SamSegmenter(plain_model(model), self._device, "reference"))
         found: dict[int, list[Answers]] = {count: [] for count in self._settings.validation_clicks}
         pictures: dict[str, Image.Image] = {}
         images = 0
         for image in self._images():
+            if asked_to_end():
+                raise Stopped
             predictor.set_image(image.image)
             images += 1
             for count, answers in click_answers(predictor, image.masks, self._settings.validation_clicks).items():

@@ -27,6 +27,9 @@ class Alone:
     def mean(self, values: Tensor) -> Tensor:
         return values
 
+    def any(self, flag: bool) -> bool:
+        return flag
+
     def gather(self, value: T) -> list[T]:
         return [value]
 
@@ -55,6 +58,10 @@ class Together:
         total = values.to(device)
         dist.all_reduce(total, group=self._group)
         return (total / self.world).to(values.device)
+
+    def any(self, flag: bool) -> bool:
+        """Whether one of the workers says so: the same answer for all."""
+        return bool(self.mean(torch.tensor(float(flag))) > 0)
 
     def gather(self, value: T) -> list[T]:
         """Every worker's value, by rank."""
