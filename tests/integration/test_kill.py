@@ -19,7 +19,7 @@ from pipeline.tiny_job import KEEP_ALL, config_for, rows, save_model, write_tar
 
 from data_engine.pipeline.job import generate
 
-IMAGES = 400
+IMAGES = 240
 
 
 def command(*arguments: str) -> list[str]:
