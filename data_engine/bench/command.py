@@ -16,6 +16,7 @@ from data_engine.bench.photographs import read_photographs
 from data_engine.bench.table import print_result
 from data_engine.errors import UsageError
 from data_engine.masks.settings import MaskSettings
+from data_engine.storage import redact
 
 MASK_OPTIONS = (
     "points_per_side",
@@ -43,7 +44,8 @@ def run(
     if limit < 1:
         raise UsageError(f"{limit} images: use 1 or more")
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    measured = measure(read_photographs(input_uri, limit), options)
+    progress = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    measured = measure(read_photographs(input_uri, limit), options, lambda line: progress.print(redact(line)))
     result = {**measured, "date": date, "command": command_line(input_uri, limit, options)}
     if output is not None:
         path = Path(output)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -80,8 +80,12 @@ class Measured:
         return statistics.median(self.rounds)
 
 
-def measure(photographs: Sequence[Photograph], options: BenchOptions) -> dict[str, Any]:
+def measure(
+    photographs: Sequence[Photograph], options: BenchOptions, note: Callable[[str], None] = log.info
+) -> dict[str, Any]:
     """Everything that was measured, as JSON has it. What cannot take part is listed with the reason.
+
+    note: told what has been done, as large models take minutes an image.
 
     Raises UsageError for an unknown contender or device, and when segment-anything is asked for and not installed.
     """
@@ -89,9 +93,12 @@ def measure(photographs: Sequence[Photograph], options: BenchOptions) -> dict[st
     model = load_model(options.model, device, options.seed)
     architecture = model.sam.architecture
     contenders, absent = _contenders(model, options, device)
-    measured = _rounds(contenders, photographs, options, device, absent)
+    measured = _rounds(contenders, photographs, options, device, absent, note)
     contenders = [contender for contender in contenders if contender.name in measured]
-    stages = {contender.name: _stages(contender, photographs) for contender in contenders}
+    stages = {}
+    for contender in contenders:
+        stages[contender.name] = _stages(contender, photographs)
+        note(f"stages, {contender.name}: {stages[contender.name].get('total', 0.0):.1f} s an image")
     ours = contenders[0].name
     return {
         "benchmark": "automatic mask generation",
@@ -152,6 +159,7 @@ def _rounds(
     options: BenchOptions,
     device: torch.device,
     absent: dict[str, str],
+    note: Callable[[str], None],
 ) -> dict[str, Measured]:
     """Runs all of them. One that fails, ours excepted, is moved to the absent."""
     measured = {contender.name: Measured() for contender in contenders}
@@ -173,7 +181,8 @@ def _rounds(
                     del measured[contender.name]
                     continue
                 totals[contender.name] += seconds
-                log.info("round %d, %s: %.3f s", number, contender.name, seconds)
+                round_ = f"round {number} of {options.repeats}" if number else "warm-up"
+                note(f"{round_}, {photograph.image_id}, {contender.name}: {seconds:.1f} s")
         if number:
             for name, result in measured.items():
                 result.rounds.append(totals[name] / len(photographs))

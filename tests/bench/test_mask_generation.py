@@ -122,7 +122,10 @@ def test_alone(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
     result = run(str(PHOTOGRAPHS / "dog.jpg"), options)
     assert result["contenders"].keys() == {"here"}
     assert result["parity"] == {}
-    assert "end to end" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "end to end" in printed.out
+    said = [line.rpartition(": ")[0] for line in printed.err.splitlines()]
+    assert said == ["warm-up, dog.jpg, here", "round 1 of 1, dog.jpg, here", "stages, here"]
 
 
 def test_another_precision_is_matched_not_compared_in_order(checkpoint: str) -> None:
