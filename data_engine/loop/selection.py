@@ -27,8 +27,8 @@ def select(root: str, filters: DataFilters, *, deduplicated: bool) -> Selection:
     dataset = MaskDataset(root, deduplicated=deduplicated)
     pixels = pc.field("height").cast(pa.float64()) * pc.field("width").cast(pa.float64())
     passes = (
-        (pc.field("predicted_iou") >= filters.min_predicted_iou)
-        & (pc.field("stability_score") >= filters.min_stability)
+        (pc.field("predicted_iou") >= _as_stored(filters.min_predicted_iou))
+        & (pc.field("stability_score") >= _as_stored(filters.min_stability))
         & (pc.field("area") >= filters.min_area)
         & (pc.field("area").cast(pa.float64()) <= pixels * filters.max_area_fraction)
     )
@@ -42,6 +42,11 @@ def select(root: str, filters: DataFilters, *, deduplicated: bool) -> Selection:
             before = batch["image_id"][-1].as_py()
     totals = dataset.totals
     return Selection(totals.images, totals.masks, images_kept, kept)
+
+
+def _as_stored(score: float) -> pa.Scalar:
+    """As double, a score of 0.95 in float32 would be less than 0.95."""
+    return pa.scalar(score, pa.float32())
 
 
 def training_spec(settings: LoopSettings, number: int, masks: str) -> str:

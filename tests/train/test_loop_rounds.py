@@ -181,6 +181,15 @@ def test_the_selection_counts_what_the_reader_gives(inputs, finished):
     assert (kept.images_kept, kept.masks_kept) == (len(images), sum(len(image.masks) for image in images))
 
 
+def test_a_score_that_is_the_threshold_is_selected(inputs, finished):
+    masks = str(inputs / "finished/round-1/masks")
+    scores = MaskDataset(masks).masks(columns=["predicted_iou"])["predicted_iou"].to_numpy()
+    for score in scores[:8]:
+        least = float(str(score))  # as a person would write it: in double, it may be more than the score
+        kept = select(masks, DataFilters(min_predicted_iou=least), deduplicated=False)
+        assert kept.masks_kept == (scores >= score).sum()
+
+
 def coco(root: Path, path: Path) -> None:
     """Masks that people made for the photographs."""
     images, annotations = [], []
