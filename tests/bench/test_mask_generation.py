@@ -157,7 +157,7 @@ def test_no_further_round_after_the_time_is_up(checkpoint: str) -> None:
         model=checkpoint, device="cpu", masks=mask_settings(points_per_side=2), repeats=50, seconds=0.0, against=()
     )
     contender = Ours(mask_generation.SamSegmenter(_sam(checkpoint), torch.device("cpu"), "reference"), options.masks)
-    measured = mask_generation._rounds([contender], photographs, options, torch.device("cpu"), {})
+    measured = mask_generation._rounds([contender], photographs, options, torch.device("cpu"), {}, lambda _: None)
     assert len(measured["here"].rounds) == 1
 
 
